@@ -1,0 +1,246 @@
+"""Attacks that follow the gradient: FGSM, its l2 twin FGM, I-FGSM and projected gradient descent (PGD).
+
+All four climb a loss of the scores with :func:`~hybridgen_lib.attacks.ascent.ascend`; what PGD adds is bookkeeping: random
+starts, restarts, which images are already fooled, noise of the model itself. Chapter 05 builds each by hand.
+
+The signature is ``attack(model, x, y, ball, *, ...) -> x_adv`` with ``x`` float (B, channels, H, W) in [0, 1] and ``y``
+integer labels (B,); the result is in the ball and in [0, 1]. No trace is left: the model's mode, its parameters' gradients
+and ``requires_grad`` and the global random state are as before.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybridgen_lib.attacks.ascent import ascend
+from hybridgen_lib.attacks.balls import L2, Ball, Linf
+from hybridgen_lib.classifier import (
+    check_choice,
+    check_images,
+    check_labels,
+    check_number,
+    check_scores,
+    evaluating,
+    is_stochastic,
+)
+
+__all__ = ["LOSSES", "fgm", "fgsm", "ifgsm", "pgd"]
+
+
+def cross_entropy(scores: Tensor, y: Tensor) -> Tensor:
+    """-log softmax(scores)_y for each image. In float32 its gradient is exactly 0 once the gap exceeds some 104 nats."""
+    return F.cross_entropy(scores, y, reduction="none")
+
+
+def margin(scores: Tensor, y: Tensor) -> Tensor:
+    """max over c != y of s_c, minus s_y: positive where the image is fooled; its gradient never saturates
+    (Carlini and Wagner 2017, f_6 without its cut-off)."""
+    others = scores.scatter(1, y[:, None], -torch.inf)
+    return others.amax(1) - scores.gather(1, y[:, None])[:, 0]
+
+
+LOSSES = {"ce": cross_entropy, "margin": margin}
+"""Losses by name: ``loss(scores (B, C), y (B,)) -> (B,)``. Away from y they climb; towards a target its loss descends."""
+
+
+# ---------------------------------------------------------------- the attacks
+
+
+def fgsm(model, x, y, ball: Linf, *, loss="ce", target=None, eot=1, surrogate=None, generator=None) -> Tensor:
+    """Fast gradient sign method: x + eps sign(grad_x loss), clipped to [0, 1] (Goodfellow et al. 2015, section 4).
+
+    Every image takes its step, also one that is misclassified already. Arguments as in :func:`pgd`; ``ball`` is a ``Linf``.
+    """
+    return _one_step(model, x, y, _only(ball, Linf), loss, target, eot, surrogate, generator)
+
+
+def fgm(model, x, y, ball: L2, *, loss="ce", target=None, eot=1, surrogate=None, generator=None) -> Tensor:
+    """Fast gradient method: x + eps g / |g| with g = grad_x loss, clipped to [0, 1]: the l2 twin of :func:`fgsm`.
+
+    Every image takes its step, also one that is misclassified already. Arguments as in :func:`pgd`; ``ball`` is an ``L2``.
+    """
+    return _one_step(model, x, y, _only(ball, L2), loss, target, eot, surrogate, generator)
+
+
+def ifgsm(model, x, y, ball: Linf, *, steps=10, step_size=None, **options) -> Tensor:
+    """Iterative FGSM: ``steps`` sign steps from x itself, by default of eps / steps (Kurakin et al. 2017, section 2.2).
+
+    The same as :func:`pgd` with these defaults and without a random start; ``options`` are pgd's. ``ball`` is a ``Linf``.
+    """
+    _only(ball, Linf)
+    check_number(steps, "steps", low=1, integer=True)
+    step_size = ball.eps / steps if step_size is None else step_size
+    return pgd(model, x, y, ball, steps=steps, step_size=step_size, **{"random_start": False, **options})
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    *,
+    steps: int = 40,
+    step_size: float | None = None,
+    loss: str = "ce",
+    random_start: bool = True,
+    restarts: int = 1,
+    eot: int = 1,
+    surrogate: nn.Module | None = None,
+    target: Tensor | None = None,
+    stop_when_fooled: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Projected gradient descent: ascend the loss by ``steps`` projected steps (Madry et al. 2018, section 2.1).
+
+    Args:
+        model: scores images; see ``hybridgen_lib.classifier``.
+        x, y: images (B, channels, H, W) in [0, 1] and their labels (B,).
+        ball: ``Linf(eps)`` or ``L2(eps)``; with eps = 0 the images come back unchanged.
+        steps, step_size: number of steps and their length in the ball's norm, by default 2.5 eps / steps.
+        loss: a name in :data:`LOSSES`. Use ``"margin"`` on scores with gaps of many nats, where ``"ce"`` saturates.
+        random_start: start uniformly in the ball, else at x.
+        restarts: independent runs; of each image the best is kept: fooled before not fooled, then the largest loss.
+        eot: for a stochastic model, over how many fresh draws of its noise each gradient is averaged.
+        surrogate: take gradients from this model instead, where ``model`` has a step without a useful one (BPDA; Athalye et
+            al. 2018, section 4.1). Success is judged on ``model``.
+        target: labels (B,) to be reached, instead of leaving ``y``.
+        stop_when_fooled: let an image leave as soon as it is fooled (many times faster on weak models); an image that is
+            misclassified already stays as it is. Ignored for a stochastic model, where one lucky draw proves nothing.
+        generator: source of the start noise and of a stochastic model's draws; by default one with seed 0.
+
+    Returns:
+        x_adv (B, channels, H, W). For a deterministic model (or under ``frozen_noise``) it is never worse for the attacker
+        than x, and does not depend on how images are batched, given one generator passed along the batches.
+
+    Raises:
+        ValueError: an argument out of range, scores that are NaN, or no gradient where one is needed.
+    """
+    _only(ball, Ball)
+    check_number(steps, "steps", low=1, integer=True)
+    step_size = 2.5 * ball.eps / steps if step_size is None else check_number(step_size, "step_size", low=0)
+    restarts = int(check_number(restarts, "restarts", low=1, integer=True))
+    with _attacking(model, x, y, ball, loss, target, eot, surrogate, generator) as goal:
+        if ball.eps == 0 or len(x) == 0:
+            return x.detach().clone()
+        stops = stop_when_fooled and not goal.stochastic
+        starts = x.repeat_interleave(restarts, 0)  # noise for every image and restart, drawn before any image leaves
+        if random_start:
+            starts = (starts + ball.random(starts, goal.generator)).clamp(0, 1)
+        best, fooled, value = x.detach().clone(), *goal.before(x)
+        for run in range(restarts):
+            rows = (~fooled if stops else torch.ones_like(fooled)).nonzero()[:, 0]
+            if len(rows) == 0:
+                break
+            tried = goal.climb(x, rows, ball, steps, step_size, starts[run::restarts], stops)
+            tried_fooled, tried_value = goal.judge(tried, rows)
+            same = tried_fooled == fooled[rows]
+            better = torch.where(same, tried_value >= value[rows], tried_fooled)
+            kept = rows[better]
+            best[kept], fooled[kept], value[kept] = tried[better], tried_fooled[better], tried_value[better]
+        return best
+
+
+def _one_step(model, x, y, ball, loss, target, eot, surrogate, generator) -> Tensor:
+    with _attacking(model, x, y, ball, loss, target, eot, surrogate, generator) as goal:
+        rows = torch.arange(len(x), device=x.device)
+        return goal.climb(x, rows, ball, steps=1, step_size=ball.eps, starts=x, stops=False)
+
+
+# ---------------------------------------------------------------- what an attack wants
+
+
+@dataclass
+class _Goal:
+    """What one call wants of the model: a loss to climb, a verdict on each image, and where randomness comes from."""
+
+    model: nn.Module
+    gradients: nn.Module  # the surrogate, or the model itself
+    labels: Tensor  # left behind, or reached for if targeted
+    targeted: bool
+    loss: str
+    eot: int
+    generator: torch.Generator
+    checked: bool = False  # whether the labels are known to be classes of the model
+
+    @property
+    def stochastic(self) -> bool:
+        return is_stochastic(self.model)
+
+    def scores(self, model: nn.Module, x: Tensor) -> Tensor:
+        options = {"generator": self.generator} if is_stochastic(model) else {}
+        scores = check_scores(model(x, **options), len(x))
+        if not self.checked:
+            check_labels(self.labels, scores.shape[1], name="target" if self.targeted else "y")
+            self.checked = True
+        return scores
+
+    def verdict(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        labels = self.labels[rows]
+        value, hit = LOSSES[self.loss](scores, labels), scores.argmax(1) == labels
+        return (-value, hit) if self.targeted else (value, ~hit)
+
+    def climb(self, x, rows, ball, steps, step_size, starts, stops) -> Tensor:
+        """Rows ``rows`` of ``x``, climbed from the same rows of ``starts``."""
+
+        def objective(part: Tensor, within: Tensor) -> tuple[Tensor, Tensor | None]:
+            mine = rows[within]
+            value, fooled = self.verdict(self.scores(self.gradients, part), mine)
+            if stops and self.gradients is not self.model:
+                fooled = self.judge(part, mine)[0]
+            return value, fooled if stops else None
+
+        size, draws = getattr(self.gradients, "examples_per_pass", None), self.eot if is_stochastic(self.gradients) else 1
+        return ascend(
+            objective, x[rows], ball, steps=steps, step_size=step_size, start=starts[rows], draws=draws, examples_per_pass=size
+        )
+
+    def before(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The verdict on the clean images; of a stochastic model none, as any attack is better than a lucky draw."""
+        if self.stochastic:
+            return torch.zeros(len(x), dtype=torch.bool, device=x.device), x.new_full((len(x),), -torch.inf)
+        return self.judge(x, torch.arange(len(x), device=x.device))
+
+    @torch.no_grad()
+    def judge(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether each image is fooled (b,) and its loss (b,), by the model itself; for a stochastic one the loss, averaged
+        over ``eot`` draws, is all that counts."""
+        if not self.stochastic:
+            value, fooled = self.verdict(self.scores(self.model, x), rows)
+            return fooled, value
+        values = [self.verdict(self.scores(self.model, x), rows)[0] for _ in range(int(self.eot))]
+        return torch.zeros_like(rows, dtype=torch.bool), torch.stack(values).mean(0)
+
+
+@contextmanager
+def _attacking(model, x, y, ball, loss, target, eot, surrogate, generator):
+    """Check everything that attacks share, then yield the goal with all models in evaluation mode."""
+    for name, module in {"model": model, "surrogate": surrogate}.items():
+        if not isinstance(module, nn.Module) and not (name == "surrogate" and module is None):
+            raise ValueError(f"{name} must be a torch.nn.Module that returns scores, got {type(module).__name__}")
+    check_images(x)
+    check_labels(y, images=len(x))
+    if target is not None:
+        check_labels(target, images=len(x), name="target")
+    _only(ball, Ball)
+    check_choice(loss, "loss", LOSSES)
+    check_number(eot, "eot", low=1, integer=True)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    labels = (y if target is None else target).to(x.device)
+    with ExitStack() as stack:
+        gradients = model if surrogate is None else surrogate
+        for module in {model, gradients}:
+            stack.enter_context(evaluating(module))
+        yield _Goal(model, gradients, labels, target is not None, loss, eot, generator)
+
+
+def _only(ball, kind):
+    if not isinstance(ball, kind):
+        raise ValueError(f"ball must be {getattr(kind, '__name__', 'Linf(eps) or L2(eps)')}, got {ball!r}")
+    return ball

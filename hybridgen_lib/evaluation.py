@@ -1,0 +1,195 @@
+"""How much of a classifier an attack leaves: the outcome of every image, and curves with intervals.
+
+An attack is any ``attack(model, x, y, ball, *, generator) -> x_adv``: those of ``hybridgen_lib.attacks``, with settings fixed
+by ``functools.partial``, or :func:`adaptive_pgd` below. Every image is attacked, and then judged by the model itself: once if
+it is deterministic, else over fresh draws of its noise that the attack has never seen. Chapter 05 draws the curves,
+chapter 07 asks whether to believe them.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hybridgen_lib.attacks import pgd
+from hybridgen_lib.attacks.balls import Ball
+from hybridgen_lib.classifier import (
+    check_images,
+    check_labels,
+    check_number,
+    check_scores,
+    evaluating,
+    frozen_noise,
+    is_stochastic,
+)
+from hybridgen_lib.data import ImageData, as_float
+from hybridgen_lib.measurement import Outcomes
+
+__all__ = ["accuracy_curve", "adaptive_pgd", "attack_outcomes", "fraction_right"]
+
+Attack = Callable[..., Tensor]
+
+
+def accuracy_curve(model: nn.Module, data, attack: Attack, ball_type: type[Ball], epsilons: Sequence[float], **options):
+    """Accuracy and success rate at every eps, with intervals: the table of :func:`attack_outcomes`, whose arguments it takes.
+
+    One row per eps and metric, columns ``metric, eps, value, low, high, n, seconds``.
+    """
+    return attack_outcomes(model, data, attack, ball_type, epsilons, **options).table()
+
+
+def attack_outcomes(
+    model: nn.Module,
+    data: ImageData | tuple[Tensor, Tensor],
+    attack: Attack,
+    ball_type: type[Ball],
+    epsilons: Sequence[float],
+    *,
+    index: Sequence[int] | None = None,
+    draws: int = 10,
+    seed: int = 0,
+    batch_size: int = 250,
+) -> Outcomes:
+    """Attack images at each radius and record, image by image, how often the model is still right.
+
+    Args:
+        model: the classifier; work happens on the device of its parameters.
+        data: an ``ImageData``, of which the test images are taken, or a pair of images (N, channels, H, W), float in [0, 1]
+            or uint8, and labels (N,).
+        attack, ball_type: called as ``attack(model, x, y, ball_type(eps), generator=...)``. What it returns is checked
+            against the ball.
+        epsilons: the radii; at 0 the clean image is judged.
+        index: which images, as positions in ``data``; by default all.
+        draws: fresh draws of a stochastic model's noise over which each image is judged; 1 for any other model.
+        seed: of the attack's and the judge's noise. Both are drawn image by image in the order of ``index``, so for a
+            deterministic model the outcome does not depend on ``batch_size``.
+
+    Raises:
+        ValueError: an argument out of range, scores that are NaN, or an attack that left the ball.
+    """
+    balls = [ball_type(check_number(eps, "epsilons", low=0)) for eps in epsilons]
+    check_number(draws, "draws", low=1, integer=True)
+    check_number(seed, "seed", integer=True)
+    check_number(batch_size, "batch_size", low=1, integer=True)
+    if not balls or len(set(balls)) < len(balls):
+        raise ValueError(f"epsilons must hold at least one radius, each once; got {list(epsilons)}")
+    x, y, index = _chosen(data, index)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    batches = [(a.to(device), b.to(device)) for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True)]
+    draws = draws if is_stochastic(model) else 1
+
+    def judged(images: Sequence[Tensor], *what) -> Tensor:
+        generator = _generator(seed, "judge", *what)
+        return torch.cat(
+            [fraction_right(model, a, b, draws, generator) for a, (_, b) in zip(images, batches, strict=True)]
+        ).cpu()
+
+    clean, right, seconds = judged([a for a, _ in batches], "clean"), [], []
+    name = getattr(getattr(attack, "func", attack), "__name__", "attack")  # a partial has its function's name
+    bar = tqdm(total=len(balls) * len(x), desc=name, unit="image", disable=None, leave=False)
+    for ball in balls:
+        began, attacked, generator = time.perf_counter(), [], _generator(seed, "attack", float(ball.eps))
+        for a, b in batches:
+            attacked.append(_inside(ball, a, attack(model, a, b, ball, generator=generator)) if ball.eps > 0 else a)
+            bar.update(len(a))
+        seconds.append(time.perf_counter() - began)
+        right.append(judged(attacked, float(ball.eps)))
+    bar.close()
+    epsilons = [float(ball.eps) for ball in balls]
+    return Outcomes(index=index, clean=clean, epsilons=epsilons, right=torch.stack(right), draws=draws, seconds=seconds)
+
+
+@torch.no_grad()
+def fraction_right(model: nn.Module, x: Tensor, y: Tensor, draws: int = 1, generator: torch.Generator | None = None) -> Tensor:
+    """In how many of ``draws`` calls each image is classified as ``y``, as a fraction (B,).
+
+    A stochastic model draws its noise from ``generator``, by default from its own source.
+    """
+    check_number(draws, "draws", low=1, integer=True)
+    check_images(x)
+    check_labels(y, images=len(x))
+    options = {"generator": generator} if is_stochastic(model) else {}
+    total = torch.zeros(len(x), device=x.device)
+    with evaluating(model):
+        for _ in range(int(draws)):
+            scores = check_scores(model(x, **options), len(x))
+            check_labels(y, classes=scores.shape[1])
+            total += scores.argmax(1) == y
+    return total / draws
+
+
+def adaptive_pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    *,
+    steps: int = 40,
+    restarts: int = 1,
+    eot: int = 5,
+    draws: int = 10,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """PGD on the margin of the scores, adapted to models with noise: an attack to be given to :func:`attack_outcomes`.
+
+    A deterministic model gets margin PGD. A stochastic one is first attacked with its noise frozen, where it is an ordinary
+    function, for all ``steps`` (an image that one draw gets wrong is not yet fooled); then what is still right in any of
+    ``draws`` fresh draws is attacked with gradients averaged over ``eot`` of them. Of the two the one that is right less
+    often is returned, compared on the same ``draws``; the judge's are others, so the choice flatters nobody.
+    """
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    options = {"steps": steps, "loss": "margin", "restarts": restarts, "generator": generator}
+    if not is_stochastic(model):
+        return pgd(model, x, y, ball, **options)
+
+    frozen_seed, choice_seed = torch.randint(2**31, (2,), generator=generator).tolist()
+
+    def right(images: Tensor) -> Tensor:
+        return fraction_right(model, images, y, draws, torch.Generator().manual_seed(choice_seed))
+
+    with frozen_noise(model, frozen_seed):
+        frozen = pgd(model, x, y, ball, stop_when_fooled=False, **options)
+    left = right(frozen)
+    rows = left.nonzero()[:, 0]
+    if len(rows) == 0:
+        return frozen
+    fresh = frozen.clone()
+    fresh[rows] = pgd(model, x[rows], y[rows], ball, eot=eot, **options)
+    better = right(fresh) <= left
+    return torch.where(better.view(-1, 1, 1, 1), fresh, frozen)
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _generator(seed: int, *what) -> torch.Generator:
+    """A generator of its own for every purpose, from one seed."""
+    return torch.Generator().manual_seed(zlib.crc32(repr((int(seed), *what)).encode()))
+
+
+def _chosen(data, index) -> tuple[Tensor, Tensor, list[int]]:
+    if not isinstance(data, ImageData) and not (isinstance(data, tuple) and len(data) == 2):
+        raise ValueError(f"data must be an ImageData or a pair (x, y), got {type(data).__name__}")
+    x, y = (data.test_x, data.test_y) if isinstance(data, ImageData) else data
+    index = list(range(len(x))) if index is None else [int(i) for i in index]
+    if not index or len(set(index)) < len(index) or min(index) < 0 or max(index) >= len(x):
+        raise ValueError(f"index must hold different positions in 0..{len(x) - 1}, at least one; got {index[:10]}")
+    check_labels(y, images=len(x))
+    chosen = x[index]
+    return check_images(as_float(chosen) if chosen.dtype == torch.uint8 else chosen), y[index], index
+
+
+def _inside(ball: Ball, x: Tensor, attacked: Tensor) -> Tensor:
+    """``attacked`` if it is what the attack promised: an image in [0, 1] in the ball round x, rounding aside."""
+    check_images(attacked, "the attack's result")
+    if attacked.shape != x.shape:
+        raise ValueError(f"attack must return images of shape {tuple(x.shape)}, got {tuple(attacked.shape)}")
+    length = ball.norm(attacked - x).max().item()
+    if length > ball.eps * (1 + 1e-4) + 1e-6:
+        raise ValueError(f"attack must stay in {ball}, got a perturbation of norm {length:.6g}")
+    return attacked

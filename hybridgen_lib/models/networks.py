@@ -1,0 +1,212 @@
+"""The neural networks inside the models: trunks, conditional factors, decoders and a plain CNN.
+
+Every network of a factor takes its inputs by the names of the variables and returns a ``torch.distributions.Distribution``.
+Inputs carry any leading axes that broadcast: an image (1, B, 1, channels, H, W), a label (1, 1, C, C), a code (K, B, C, D)
+give factors for all samples, images and classes at once. Sizes follow Deep Bayes (Li, Bradshaw & Sharma 2019): three 5x5
+convolutions of stride 2, hidden layers of 500, their transpose in the decoder.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, OneHotCategorical
+
+__all__ = [
+    "DEEP_BAYES_SIGMA",
+    "CategoricalFactor",
+    "ConvTrunk",
+    "GaussianFactor",
+    "ImageFactor",
+    "PixelNormal",
+    "SmallCNN",
+    "StandardNormal",
+    "UniformClasses",
+]
+
+DEEP_BAYES_SIGMA = math.sqrt(0.5)
+"""Deep Bayes scores a reconstruction by -||x - mu||^2. That is the log density of a Normal with sigma = 1/sqrt 2, up to a
+constant; this book keeps the constant, so that scores are densities."""
+
+
+class ConvTrunk(nn.Module):
+    """Image (..., channels, H, W) -> features (..., hidden): three convolutions 5x5 of stride 2, then one dense layer."""
+
+    def __init__(self, image_shape: tuple[int, int, int], width: int = 64, hidden: int = 500):
+        super().__init__()
+        channels, height, rows = image_shape[0], image_shape[1], image_shape[2]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(c, width, kernel_size=5, stride=2, padding=2) for c in (channels, width, width)
+        )
+        for _ in range(3):
+            height, rows = -(-height // 2), -(-rows // 2)
+        self.dense = nn.Linear(width * height * rows, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.flatten(0, -4)
+        for convolution in self.convolutions:
+            h = F.relu(convolution(h))
+        return F.relu(self.dense(h.flatten(1))).unflatten(0, x.shape[:-3])
+
+
+class SumOfLinears(nn.Module):
+    """A linear layer on the concatenation of its inputs, computed as a sum of one linear map per input.
+
+    The two are equal, but the sum lets inputs broadcast: the map of x is computed B times, not K * B * C times.
+    """
+
+    def __init__(self, sizes: dict[str, int], out: int):
+        super().__init__()
+        self.sizes = sizes
+        self.weight = nn.Parameter(torch.empty(out, sum(sizes.values())))
+        self.bias = nn.Parameter(torch.zeros(out))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        total = self.bias
+        for name, weight in zip(self.sizes, self.weight.split(list(self.sizes.values()), dim=1), strict=True):
+            total = total + inputs[name] @ weight.T
+        return total
+
+
+class ConditionalMLP(nn.Module):
+    """Named vectors -> ReLU layers of the given widths -> a vector. An image input goes through its own trunk first."""
+
+    def __init__(self, sizes: dict[str, int], widths: list[int], out: int, trunk: ConvTrunk | None = None):
+        super().__init__()
+        self.trunk = trunk
+        self.first = SumOfLinears(sizes, widths[0])
+        layers: list[nn.Module] = []
+        for before, after in zip(widths, [*widths[1:], out], strict=True):
+            layers += [nn.ReLU(), nn.Linear(before, after)]
+        self.rest = nn.Sequential(*layers)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        if self.trunk is not None:
+            inputs = {**inputs, "x": self.trunk(inputs["x"])}
+        return self.rest(self.first(inputs))
+
+
+class GaussianFactor(nn.Module):
+    """p(z | inputs): a diagonal Gaussian whose mean and log sigma an MLP gives. Codes (..., dims)."""
+
+    def __init__(self, sizes: dict[str, int], widths: list[int], dims: int, trunk: ConvTrunk | None = None):
+        super().__init__()
+        self.dims = dims
+        self.mlp = ConditionalMLP(sizes, widths, 2 * dims, trunk)
+
+    def forward(self, **inputs: Tensor) -> Distribution:
+        mean, log_sigma = self.mlp(inputs).chunk(2, dim=-1)
+        return Independent(Normal(mean, log_sigma.exp(), validate_args=False), 1, validate_args=False)
+
+
+class CategoricalFactor(nn.Module):
+    """p(y | inputs): a distribution over one-hot labels (..., C)."""
+
+    def __init__(self, sizes: dict[str, int], widths: list[int], classes: int, trunk: ConvTrunk | None = None):
+        super().__init__()
+        self.mlp = ConditionalMLP(sizes, widths, classes, trunk)
+
+    def forward(self, **inputs: Tensor) -> Distribution:
+        return OneHotCategorical(logits=self.mlp(inputs), validate_args=False)
+
+
+class ImageFactor(nn.Module):
+    """p(x | inputs): pixels are independent Normals around a decoded picture in [0, 1]. Images (..., channels, H, W).
+
+    Two dense layers, then three transposed convolutions 5x5 of stride 2 without bias, then a sigmoid.
+    """
+
+    def __init__(
+        self,
+        sizes: dict[str, int],
+        image_shape: tuple[int, int, int],
+        width: int = 64,
+        hidden: int = 500,
+        sigma: float = DEEP_BAYES_SIGMA,
+    ):
+        super().__init__()
+        channels, height, rows = image_shape
+        plan = [(height, rows)]
+        for _ in range(3):
+            plan.append((-(-plan[-1][0] // 2), -(-plan[-1][1] // 2)))
+        self.start = (width, *plan[3])
+        self.dense = ConditionalMLP(sizes, [hidden], math.prod(self.start))
+        self.deconvolutions = nn.ModuleList()
+        for step, out in zip((2, 1, 0), (width, width, channels), strict=True):
+            grow = tuple(1 - size % 2 for size in plan[step])  # 4 -> 7 needs no extra row, 7 -> 14 needs one
+            self.deconvolutions.append(nn.ConvTranspose2d(width, out, 5, 2, padding=2, output_padding=grow, bias=False))
+        self.sigma = sigma
+
+    def forward(self, **inputs: Tensor) -> Distribution:
+        h = F.relu(self.dense(inputs))
+        lead = h.shape[:-1]
+        h = h.reshape(-1, *self.start)
+        for i, deconvolution in enumerate(self.deconvolutions):
+            h = deconvolution(F.relu(h) if i else h)
+        return PixelNormal(torch.sigmoid(h).reshape(*lead, *h.shape[1:]), self.sigma)
+
+
+class PixelNormal(Distribution):
+    """Independent Normals of one sigma around an image ``mean`` (..., channels, H, W); log_prob sums over the pixels.
+
+    ``Independent(Normal(mean, sigma), 3)`` is the same density, but builds three more tensors of the size of all pixels.
+    """
+
+    arg_constraints: ClassVar[dict] = {}
+
+    def __init__(self, mean: Tensor, sigma: float):
+        self.mean_image, self.sigma = mean, sigma
+        super().__init__(mean.shape[:-3], mean.shape[-3:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mean_image
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        pixels = math.prod(self.event_shape)
+        squared = (value - self.mean_image).square().sum((-3, -2, -1))
+        return -squared / (2 * self.sigma**2) - pixels * math.log(self.sigma * math.sqrt(2 * math.pi))
+
+
+class StandardNormal(nn.Module):
+    """p(z): a standard Normal in ``dims`` dimensions."""
+
+    def __init__(self, dims: int):
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(dims), persistent=False)
+
+    def forward(self) -> Distribution:
+        return Independent(Normal(self.zero, torch.ones_like(self.zero), validate_args=False), 1, validate_args=False)
+
+
+class UniformClasses(nn.Module):
+    """p(y): every one of ``classes`` equally likely."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(classes), persistent=False)
+
+    def forward(self) -> Distribution:
+        return OneHotCategorical(logits=self.zero, validate_args=False)
+
+
+class SmallCNN(nn.Module):
+    """The plain discriminative network of the book: images (B, channels, H, W) -> logits (B, C).
+
+    The trunk of Deep Bayes' encoder and a linear layer: what the generative classifiers have, without their graph.
+    """
+
+    score_kind = "logit"
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int, width: int = 64, hidden: int = 500):
+        super().__init__()
+        self.trunk = ConvTrunk(image_shape, width, hidden)
+        self.head = nn.Linear(hidden, classes)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.head(self.trunk(x))

@@ -1,0 +1,129 @@
+"""One training loop for every model of the book: an objective, a seed, a progress bar, checkpoints, resume.
+
+An objective is a function ``objective(model, x, y, progress, generator) -> scalar`` to be made small; ``progress`` runs from
+0 to 1 over the whole training. A run is a function of its arguments alone: every epoch has its own generator, derived from
+the seed and the epoch, so that a run that was killed and resumed ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hybridgen_lib.classifier import check_labels, check_number
+
+__all__ = ["cross_entropy", "fit", "negative_elbo", "save_atomically"]
+
+Objective = Callable[[nn.Module, Tensor, Tensor, float, torch.Generator], Tensor]
+
+
+def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: torch.Generator) -> Tensor:
+    """Mean cross-entropy in nats of the model's scores: plain discriminative training."""
+    return F.cross_entropy(model(x), y)
+
+
+def negative_elbo(warm_up: float = 0.0) -> Objective:
+    """Mean negative ELBO in nats; over the first ``warm_up`` share of training the latent terms grow from 0.01 to 1.
+
+    The ELBO is `deepbayes`' ("Training with ELBO"); the warm-up is Sonderby et al. (2016). Without it a bottleneck model
+    can learn to ignore z, since an unused code costs nothing.
+    """
+    check_number(warm_up, "warm_up", low=0, high=1)
+
+    def objective(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: torch.Generator) -> Tensor:
+        beta = 1.0 if progress >= warm_up else 0.01 + 0.99 * progress / warm_up
+        return -model.elbo(x, y, generator=generator, beta=beta).mean()
+
+    return objective
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    final_learning_rate: float | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    checkpoint: str | Path | None = None,
+    label: str = "training",
+) -> list[float]:
+    """Train ``model`` in place with Adam; return the mean objective of every epoch.
+
+    Args:
+        x: images (N, channels, H, W), uint8 (read as [0, 1]) or float in [0, 1], kept in memory, moved to ``device`` once.
+        y: integer labels (N,).
+        learning_rate: of Adam; it falls linearly to ``final_learning_rate`` (by default: stays) over the epochs.
+        checkpoint: a file, rewritten after every epoch and found again by a later call with the same arguments, which
+            goes on from it. The caller deletes it when the model is safe elsewhere.
+
+    Raises ``ValueError`` for bad arguments before any work, and ``FloatingPointError`` if the objective stops being finite.
+    """
+    check_number(epochs, "epochs", low=0, integer=True)
+    check_number(batch_size, "batch_size", low=1, integer=True)
+    check_number(learning_rate, "learning_rate", low=0)
+    if x.ndim != 4 or len(x) == 0:
+        raise ValueError(f"x must be a non-empty (N, channels, H, W) tensor, got shape {tuple(x.shape)}")
+    check_labels(y, images=len(x))
+    final = learning_rate if final_learning_rate is None else final_learning_rate
+    model.to(device).train()
+    x, y = x.to(device), y.to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    history = _resume(checkpoint, model, optimizer, device)
+    steps = -(-len(x) // batch_size)
+    bar = tqdm(total=epochs * steps, initial=len(history) * steps, desc=label, mininterval=2.0, leave=True)
+    for epoch in range(len(history), epochs):
+        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for step, rows in enumerate(torch.randperm(len(x), generator=generator).to(device).split(batch_size)):
+            progress = (epoch + step / steps) / epochs
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate + (final - learning_rate) * progress
+            batch = x[rows].float() / 255 if x.dtype == torch.uint8 else x[rows]
+            loss = objective(model, batch, y[rows], progress, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.detach().double() * len(rows)
+            bar.update()
+        history.append(total.item() / len(x))
+        if not torch.isfinite(total):
+            raise FloatingPointError(f"{label}: the objective became {history[-1]} in epoch {epoch}; lower learning_rate")
+        bar.set_postfix_str(f"objective {history[-1]:.3f}")
+        if checkpoint is not None:
+            save_atomically({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}, checkpoint)
+    bar.close()
+    model.eval()
+    return history
+
+
+def _resume(checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, device) -> list[float]:
+    if checkpoint is None or not Path(checkpoint).exists():
+        return []
+    state = torch.load(checkpoint, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return list(state["history"])
+
+
+def save_atomically(state: dict, path: str | Path) -> None:
+    """``torch.save`` to a temporary name in the same folder, then rename: a killed run leaves the last good file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""Small models that several test files attack; each is made once per test process."""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybridgen_lib.classifier import StochasticClassifier
+from hybridgen_lib.data import as_float, load
+
+
+@cache
+def images(n: int = 200) -> tuple[Tensor, Tensor]:
+    """The first ``n`` test images of fashion-mini and their labels."""
+    data = load("fashion-mini")
+    return as_float(data.test_x[:n]), data.test_y[:n]
+
+
+@cache
+def small_cnn() -> nn.Module:
+    """An undefended CNN on fashion-mini: 3 epochs, about 80 % right, a few seconds on one core."""
+    data = load("fashion-mini")
+    x, y = as_float(data.train_x), data.train_y
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 16, 5, stride=2, padding=2), nn.ReLU(),
+            nn.Conv2d(16, 32, 5, stride=2, padding=2), nn.ReLU(),
+            nn.Flatten(), nn.Linear(32 * 7 * 7, 10),
+        )  # fmt: skip
+        optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+        for _ in range(3):
+            for rows in torch.randperm(len(x)).split(128):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x[rows]), y[rows]).backward()
+                optimizer.step()
+    return model.eval()
+
+
+class Rounded(nn.Module):
+    """A classifier behind a step without a gradient: pixels are rounded to ``levels`` grey levels first."""
+
+    def __init__(self, classifier: nn.Module, levels: int = 8):
+        super().__init__()
+        self.classifier, self.levels = classifier, levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(torch.round(x * self.levels) / self.levels)
+
+
+class Noisy(StochasticClassifier):
+    """A classifier that sees every image under fresh pixel noise of standard deviation ``sigma``."""
+
+    score_kind = "logit"
+
+    def __init__(self, classifier: nn.Module, sigma: float = 0.3, seed: int = 0):
+        super().__init__(seed)
+        self.classifier, self.sigma = classifier, sigma
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        noise = self.noise(1, len(x), x[0].numel(), x, generator)[0]
+        return self.classifier(x + self.sigma * noise.expand(len(x), -1).reshape(x.shape))

@@ -1,0 +1,259 @@
+"""Scores of latent-variable classifiers: against loops, closed forms and finite differences."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+from hybridgen_lib import recipes
+from hybridgen_lib.classifier import frozen_noise
+from hybridgen_lib.models import latent
+from hybridgen_lib.models.factorization import DEEP_BAYES
+from hybridgen_lib.models.latent import LatentVariableClassifier
+from hybridgen_lib.models.networks import DEEP_BAYES_SIGMA, PixelNormal, StandardNormal, SumOfLinears, UniformClasses
+
+SHAPE, CLASSES, CODE = (1, 12, 10), 4, 5
+
+
+def small(name, samples=3, seed=0):
+    return recipes.build(name, SHAPE, CLASSES, seed=seed, samples=samples, width=4, hidden=16, code=CODE)
+
+
+def images(count=6, seed=0, dtype=torch.float32):
+    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def loop_scores(model, x, noise):
+    """One image, one class, one sample at a time."""
+    scores = torch.zeros(len(x), CLASSES, dtype=x.dtype)
+    for b in range(len(x)):
+        for c in range(CLASSES):
+            y, weights = torch.eye(CLASSES, dtype=x.dtype)[c : c + 1], []
+            for eps in noise:
+                q = model.networks["q(z|x,y)"](x=x[b : b + 1], y=y)
+                values = {"x": x[b : b + 1], "y": y, "z": q.base_dist.loc + q.base_dist.scale * eps}
+                weight = -q.log_prob(values["z"])
+                for factor in map(str, model.model.factors):
+                    if factor != "p(x)":
+                        parents = {name: values[name] for name in model.model.parents(factor[2])}
+                        weight = weight + model.networks[factor](**parents).log_prob(values[factor[2]])
+                weights.append(weight)
+            scores[b, c] = torch.logsumexp(torch.stack(weights), 0) - math.log(len(noise))
+    return scores
+
+
+@pytest.mark.parametrize("name", DEEP_BAYES)
+def test_batched_scores_equal_the_loop(name):
+    model, x = small(name), images()
+    with torch.no_grad(), frozen_noise(model, 7):
+        batched, looped = model(x), loop_scores(model, x, model.noise(3, 1, CODE, x))
+    assert batched.shape == (6, CLASSES)
+    assert (batched - batched[:, :1] - (looped - looped[:, :1])).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", DEEP_BAYES)
+@pytest.mark.parametrize("size", [1, 5, 17])
+def test_passes_change_nothing(name, size, monkeypatch):
+    """Cut by images, classes and samples, kept or computed again: the same scores and the same gradient."""
+    model, x = small(name).double(), images(dtype=torch.float64)
+
+    def scores_and_gradient():
+        x.requires_grad_(True)
+        with frozen_noise(model, 1):
+            scores = model(x)
+        return scores.detach(), torch.autograd.grad(scores[:, 1].sum(), x)[0]
+
+    whole = scores_and_gradient()
+    monkeypatch.setattr(latent, "PASS_SIZE", size)
+    monkeypatch.setattr(latent, "MEMORY_SIZE", 0)
+    torch.testing.assert_close(scores_and_gradient(), whole, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", DEEP_BAYES)
+def test_the_gradient_is_that_of_the_score(name):
+    model, x = small(name).double(), images(1, dtype=torch.float64)
+    with frozen_noise(model, 2):
+        assert torch.autograd.gradcheck(model, x.clamp(0.1, 0.9).requires_grad_(True), fast_mode=True, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", DEEP_BAYES)
+def test_chosen_classes_score_as_among_all(name):
+    model, x = small(name), images()
+    classes = torch.tensor([[0, 3], [1, 2], [3, 3], [2, 0], [1, 0], [0, 1]])
+    with torch.no_grad(), frozen_noise(model):
+        torch.testing.assert_close(model.class_scores(x, classes), model(x).gather(1, classes), rtol=1e-5, atol=1e-3)
+
+
+def test_frozen_scores_do_not_depend_on_the_batch():
+    model, x = small("gfz").double(), images(dtype=torch.float64)
+    with torch.no_grad(), frozen_noise(model):
+        torch.testing.assert_close(torch.cat([model(x[:1]), model(x[1:])]), model(x))
+
+
+def test_fresh_scores_differ_and_do_not_touch_the_global_source():
+    model, x, before = small("gbz"), images(), torch.get_rng_state()
+    with torch.no_grad():
+        assert not torch.equal(model(x), model(x))
+        a = model(x, generator=torch.Generator().manual_seed(1))
+        assert torch.equal(a, model(x, generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---------------------------------------------------------------- a model whose answer is known
+
+
+class LinearPicture(nn.Module):
+    """p(x|z,y) = Normal(W z + b_y, sigma), as an image of 1 x 1 x D pixels."""
+
+    def __init__(self, weight, shifts, sigma):
+        super().__init__()
+        self.weight, self.shifts, self.sigma = weight, shifts, sigma
+
+    def forward(self, z, y):
+        return PixelNormal((z @ self.weight.T + y @ self.shifts)[..., None, None, :], self.sigma)
+
+
+class WideGuess(nn.Module):
+    """q(z|x,y): a fixed Normal, wider than the posterior everywhere."""
+
+    dims = 2
+
+    def forward(self, x, y):
+        mean = torch.zeros(*torch.broadcast_shapes(x.shape[:-3], y.shape[:-1]), 2, dtype=x.dtype)
+        return Independent(Normal(mean, 1.2 * torch.ones_like(mean)), 1)
+
+
+def test_linear_gaussian_scores_converge_to_the_closed_form():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    shifts = torch.randn(CLASSES, 3, generator=generator, dtype=torch.float64)
+    sigma = 0.7
+    x = torch.rand(5, 1, 1, 3, generator=generator, dtype=torch.float64)
+    marginal = MultivariateNormal(shifts, weight @ weight.T + sigma**2 * torch.eye(3, dtype=torch.float64))
+    exact = marginal.log_prob(x.flatten(1)[:, None]) - math.log(CLASSES)
+    errors = []
+    for samples in (10, 1_000, 100_000):
+        networks = {
+            "p(z)": StandardNormal(2).double(),
+            "p(y)": UniformClasses(CLASSES).double(),
+            "p(x|z,y)": LinearPicture(weight, shifts, sigma),
+            "q(z|x,y)": WideGuess(),
+        }
+        model = LatentVariableClassifier("p(z) p(y) p(x|z,y)", "q(z|x,y)", networks, classes=CLASSES, samples=samples)
+        errors.append((model(x) - exact).abs().max().item())
+    assert errors[2] < 0.05
+    assert errors[2] < errors[1] < errors[0]
+
+
+def test_the_elbo_lies_below_the_evidence_and_meets_it_at_the_posterior():
+    """With the exact posterior as the guide one sample of the ELBO is the log evidence, whatever the noise."""
+
+    class Posterior(nn.Module):
+        dims = 1
+
+        def forward(self, x, y):  # x = z + b_y + noise of variance 1/2, z ~ N(0, 1)
+            mean = (x.flatten(-3) - (y @ shifts)) * 2 / 3
+            return Independent(Normal(mean, math.sqrt(1 / 3) * torch.ones_like(mean)), 1)
+
+    shifts = torch.tensor([[0.0], [0.4], [1.0], [-1.0]], dtype=torch.float64)
+    x, y = torch.rand(6, 1, 1, 1, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 1])
+    factors = {"p(z)": StandardNormal(1).double(), "p(y)": UniformClasses(CLASSES).double()}
+    picture = LinearPicture(torch.ones(1, 1, dtype=torch.float64), shifts, DEEP_BAYES_SIGMA)
+    evidence = Normal(shifts[y, 0], math.sqrt(1.5)).log_prob(x.flatten()) - math.log(CLASSES)
+
+    exact = LatentVariableClassifier(
+        "p(z) p(y) p(x|z,y)", "q(z|x,y)", {**factors, "p(x|z,y)": picture, "q(z|x,y)": Posterior()}, classes=CLASSES
+    )
+    torch.testing.assert_close(exact.elbo(x, y), evidence)
+
+    class Rough(WideGuess):
+        dims = 1
+
+        def forward(self, x, y):
+            return Independent(Normal(torch.zeros_like(x.flatten(-3)), torch.ones_like(x.flatten(-3))), 1)
+
+    rough = LatentVariableClassifier(
+        "p(z) p(y) p(x|z,y)", "q(z|x,y)", {**factors, "p(x|z,y)": picture, "q(z|x,y)": Rough()}, classes=CLASSES
+    )
+    mean = torch.stack([rough.elbo(x, y) for _ in range(4000)]).mean(0)
+    assert (mean < evidence - 0.01).all()
+
+
+@pytest.mark.parametrize("name", DEEP_BAYES)
+def test_beta_weighs_just_the_latent_terms(name):
+    model, x, y = small(name), images(), torch.tensor([0, 1, 2, 3, 0, 1])
+
+    def elbo(beta):
+        return model.elbo(x, y, generator=torch.Generator().manual_seed(0), beta=beta)
+
+    with torch.no_grad():
+        torch.testing.assert_close(elbo(0.5), (elbo(0.0) + elbo(1.0)) / 2, rtol=1e-5, atol=1e-3)
+        assert not torch.allclose(elbo(0.0), elbo(1.0))
+
+
+# ---------------------------------------------------------------- drawing, kinds, errors
+
+
+@pytest.mark.parametrize("name", DEEP_BAYES)
+def test_generative_formulas_draw_and_the_others_say_why_not(name):
+    model = small(name)
+    if name in ("dfx", "dbx"):
+        assert model.score_kind == "log_conditional"
+        with pytest.raises(ValueError, match="cannot sample"):
+            model.sample(2)
+        return
+    assert model.score_kind == "log_joint"
+    drawn = model.sample(7, generator=torch.Generator().manual_seed(0))
+    assert drawn["x"].shape == (7, *SHAPE)
+    assert drawn["y"].shape == (7,)
+    assert drawn["z"].shape == (7, CODE)
+    assert 0 <= drawn["x"].min() <= drawn["x"].max() <= 1
+    assert torch.equal(drawn["x"], model.sample(7, generator=torch.Generator().manual_seed(0))["x"])
+
+
+def test_log_conditional_scores_of_dfx_are_at_most_slightly_above_zero():
+    """log p(y|x) <= 0; the estimate may exceed it by its noise, which many samples shrink."""
+    model = small("dfx", samples=2000)
+    with torch.no_grad():
+        total = model(images()).logsumexp(1)
+    assert total.abs().max() < 0.3
+
+
+def test_pixel_normal_is_the_density_it_says():
+    mean, x = torch.rand(2, 3, *SHAPE, dtype=torch.float64), torch.rand(3, *SHAPE, dtype=torch.float64)
+    torch.testing.assert_close(PixelNormal(mean, 0.3).log_prob(x), Independent(Normal(mean, 0.3), 3).log_prob(x))
+
+
+def test_a_sum_of_linears_is_a_linear_of_the_concatenation():
+    layer = SumOfLinears({"a": 3, "b": 2}, 4)
+    a, b = torch.randn(5, 1, 3), torch.randn(1, 6, 2)
+    both = torch.cat([a.expand(5, 6, 3), b.expand(5, 6, 2)], -1)
+    torch.testing.assert_close(layer({"a": a, "b": b}), nn.functional.linear(both, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "p(z) p(x|z)"}, "must have a factor for 'y'"),
+        ({"model": "p(z) p(y|z)"}, "must have a factor for 'x'"),
+        ({"guide": "q(w|x,y)"}, "one factor for each latent variable"),
+        ({"networks": {}}, "missing"),
+        ({"classes": 1}, "classes"),
+        ({"samples": 0}, "samples"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(changes, words):
+    good = small("gfz")
+    arguments = {"model": DEEP_BAYES["gfz"], "guide": "q(z|x,y)", "networks": dict(good.networks), "classes": 4, "samples": 2}
+    arguments |= changes
+    model, guide, networks = (arguments.pop(key) for key in ("model", "guide", "networks"))
+    with pytest.raises(ValueError, match=words):
+        LatentVariableClassifier(model, guide, networks, **arguments)
+
+
+def test_images_of_any_size_decode_to_their_size():
+    for height in (8, 13, 28, 32):
+        model = recipes.build("gby", (3, height, height + 1), 3, samples=2, width=2, hidden=8, code=2)
+        assert model(torch.rand(2, 3, height, height + 1)).shape == (2, 3)

@@ -1,0 +1,123 @@
+"""Models by name: the cache is keyed by what matters and by nothing else."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from hybridgen_lib import data, recipes
+from hybridgen_lib.recipes import PROFILES, RECIPES, cache_path, trained
+
+TINY = {"width": 2, "hidden": 4, "epochs": 1}
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (40, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    y = torch.arange(40) % 3
+    return data.ImageData(x[:30], y[:30], x[30:], y[30:], ("a", "b", "c"), "tiny")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYBRIDGEN_CACHE", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+def test_the_second_call_trains_nothing_and_returns_the_same(images, cache, monkeypatch):
+    first = trained("gbz", images, **TINY, code=2, samples=2)
+    monkeypatch.setattr(recipes, "fit", lambda *a, **k: pytest.fail("trained again"))
+    second = trained("gbz", images, **TINY, code=2, samples=2)
+    assert not second.training
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert [p.suffix for p in cache.iterdir()] == [".safetensors"]
+
+
+def test_the_key_holds_settings_data_seed_and_version(images, monkeypatch):
+    keys = {cache_path("cnn", images)}
+    keys.add(cache_path("cnn", images, seed=1))
+    keys.add(cache_path("cnn", images, profile="cpu"))
+    keys.add(cache_path("cnn", images, width=3))
+    keys.add(cache_path("gfz", images))
+    keys.add(cache_path("cnn", dataclasses.replace(images, train_y=(images.train_y + 1) % 3)))
+    monkeypatch.setitem(RECIPES, "cnn", dataclasses.replace(RECIPES["cnn"], version=99))
+    keys.add(cache_path("cnn", images))
+    assert len(keys) == 7
+    monkeypatch.undo()
+
+
+def test_the_name_of_the_data_does_not_decide_its_contents_do(images, cache):
+    renamed = dataclasses.replace(images, name="other")
+    assert cache_path("cnn", renamed).name.split("-")[-1] == cache_path("cnn", images).name.split("-")[-1]
+
+
+def test_a_killed_training_goes_on(images, cache, monkeypatch):
+    monkeypatch.setattr(recipes, "_save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        trained("cnn", images, **TINY)
+    assert [p.suffix for p in cache.iterdir()] == [".partial"]
+    monkeypatch.undo()
+    monkeypatch.setenv("HYBRIDGEN_CACHE", str(cache))
+    trained("cnn", images, **TINY)
+    assert [p.suffix for p in cache.iterdir()] == [".safetensors"]
+
+
+def test_the_file_says_where_it_comes_from(images):
+    trained("cnn", images, seed=3, **TINY)
+    with safe_open(cache_path("cnn", images, seed=3, **TINY), framework="pt") as file:
+        note = json.loads(file.metadata()["note"])
+    assert note["recipe"] == "cnn"
+    assert note["seed"] == 3
+    assert note["settings"]["width"] == 2
+    assert note["data"] == "tiny"
+    assert len(note["objective"]) == 1
+
+
+def test_building_leaves_the_global_source_alone_and_follows_the_seed():
+    before = torch.get_rng_state()
+    a, b, c = (recipes.build("dbx", (1, 8, 8), 3, seed=s, **{**TINY, "code": 2}) for s in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    flat = [torch.cat([p.flatten() for p in m.parameters()]) for m in (a, b, c)]
+    assert torch.equal(flat[0], flat[1])
+    assert not torch.equal(flat[0], flat[2])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_recipe_has_every_profile(name, profile):
+    model = recipes.build(name, (1, 28, 28), 10, profile)
+    assert model.score_kind in ("logit", "log_joint", "log_conditional")
+    settings = RECIPES[name].settings[profile]
+    assert {"epochs", "batch_size", "learning_rate", "final_learning_rate"} <= set(settings)
+    assert settings["width"] == (64 if profile == "paper" else 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "gfx"}, "name must be one of cnn, gfz"),
+        ({"profile": "fast"}, "profile must be one of quick"),
+        ({"data": "imagenet"}, "name must be one of"),
+        ({"seed": -1}, "seed"),
+        ({"samplez": 3}, "setting of 'cnn' must be one of"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        trained(**{"name": "cnn", **arguments})
+
+
+def test_the_command_line_lists_and_trains(capsys, images, monkeypatch, tmp_path):
+    recipes.main(["--list"])
+    assert capsys.readouterr().out.split() == list(RECIPES)
+    monkeypatch.setattr(recipes, "trained", lambda *a: calls.append(a))
+    calls: list = []
+    recipes.main(["gfz", "--data", "mnist", "--profile", "cpu", "--seed", "2", "--stamp", str(tmp_path / "a" / "stamp")])
+    assert calls == [("gfz", "mnist", "cpu", 2)]
+    assert (tmp_path / "a" / "stamp").exists()
+    with pytest.raises(SystemExit):
+        recipes.main([])

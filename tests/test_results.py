@@ -1,0 +1,385 @@
+"""Result files and verdicts: written once, recomputed always, never from a quick run."""
+
+import json
+import subprocess
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from hybridgen_lib import results
+from hybridgen_lib.data import ImageData
+from hybridgen_lib.measurement import Estimate, Outcomes
+from hybridgen_lib.results import claim_verdict, load, number_verdict, order_verdict, record, scoreboard
+
+N = 400
+
+
+@pytest.fixture(scope="module")
+def data():
+    x, y = torch.zeros(N, 1, 2, 2, dtype=torch.uint8), torch.zeros(N, dtype=torch.int64)
+    return ImageData(x, y, x, y, ("a",), "fashion-mnist")
+
+
+def run(success_at=(), epsilons=(0.1, 0.3), clean=1.0, n=N, shift=0) -> Outcomes:
+    """n images of which the given share is fooled at each radius; ``shift`` turns which images those are."""
+    wrong = [torch.arange(n).roll(shift) < round(s * n) for s in success_at]
+    right = torch.stack([1.0 - w.double() for w in wrong]) if wrong else torch.empty(0)
+    first = (torch.arange(n) < round(clean * n)).double()
+    return Outcomes(list(range(n)), first, list(epsilons)[: len(wrong)], right)
+
+
+def key(data, **changes):
+    return {
+        "document": "deepbayes", "data": data, "model": "gfz", "profile": "cpu", "seed": 0, "protocol": "as_published",
+        "attack": "fgsm", "norm": "linf", "chapter": "05",
+    } | changes  # fmt: skip
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_a_result_comes_back_as_rows_with_key_and_provenance(tmp_path, data):
+    path = record(run([0.25, 0.5], clean=0.5), tmp_path, **key(data, steps=40, attack="pgd", device="cpu"))
+    assert path == tmp_path / "deepbayes/fashion-mnist/gfz-cpu-s0-as_published-pgd-40.json"
+    table = load(tmp_path)
+    assert table["metric"].tolist() == ["clean_accuracy", "accuracy", "success_rate", "accuracy", "success_rate"]
+    assert table["value"].tolist() == [0.5, 0.75, 0.5, 0.5, 1.0]
+    assert set(table["n"]) == {N, N // 2}
+    assert set(table["data_checksum"]) == {data.checksum}
+    assert set(table["torch"]) == {torch.__version__}
+    assert table["commit"].str.fullmatch(r"[0-9a-f]{40}|unknown").all()
+    assert (table["steps"] == 40).all()
+
+
+def test_the_commit_is_that_of_the_library(tmp_path, data):
+    content = json.loads(record(run(), tmp_path, **key(data, attack="none", norm="")).read_text())
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=results._folder(None).parent, capture_output=True, text=True)
+    assert content["provenance"]["commit"] == (git.stdout.strip() if git.returncode == 0 else "unknown")
+    assert isinstance(content["provenance"]["changed_since"], bool)
+
+
+def test_clean_accuracy_alone_and_changes_have_files_of_their_own(tmp_path, data):
+    one = record(run(), tmp_path, **key(data, attack="none", norm=""))
+    two = record(run(), tmp_path, **key(data, attack="none", norm="", changes={"beta": 1.0, "alpha": 0.05, "norm": "L1"}))
+    three = record(run([0.1]), tmp_path, **key(data, norm="l2", attack="fgm", reading="radius / as printed", variant="code"))
+    assert one.name == "gfz-cpu-s0-as_published-none.json"
+    assert two.name == "gfz@alpha=0.05,beta=1,norm=l1-cpu-s0-as_published-none.json"
+    assert three.name == "gfz-cpu-s0-as_published-fgm-l2-radius_as_printed-code.json"
+    assert len(load(tmp_path)) == 1 + 1 + 3
+
+
+def test_the_same_key_replaces_and_leaves_no_temporary_file(tmp_path, data):
+    for share in (0.1, 0.2):
+        path = record(run([share]), tmp_path, **key(data))
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert load(tmp_path).query("metric == 'accuracy'")["value"].tolist() == [0.8]
+
+
+def test_a_killed_write_leaves_the_last_good_file(tmp_path, data, monkeypatch):
+    path = record(run([0.1]), tmp_path, **key(data))
+    before = path.read_text()
+    monkeypatch.setattr(results.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        record(run([0.9]), tmp_path, **key(data))
+    assert path.read_text() == before
+    assert load(tmp_path)["value"].tolist()[1] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"profile": "quick"}, "profile must be one of paper, cpu; got 'quick'"),
+        ({"document": "other"}, "document must be"),
+        ({"protocol": "as-published"}, "protocol must be"),
+        ({"norm": "l1"}, "norm must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"seed": 0.5}, "seed must be"),
+        ({"steps": 0}, "steps must be"),
+        ({"chapter": "5"}, "chapter must be two digits"),
+        ({"model": ""}, "model must be a name"),
+        ({"model": "../gfz"}, "model must be a name"),
+        ({"attack": "none"}, "attack must be 'none' exactly"),
+        ({"variant": "bug"}, "variant must be"),
+        ({"data": "fashion-mnist"}, "data ImageData"),
+    ],
+)
+def test_a_key_that_says_nothing_true_is_refused_before_anything_is_written(tmp_path, data, change, message):
+    with pytest.raises(ValueError, match=message):
+        record(run([0.1]), tmp_path, **(key(data) | change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_outcomes_of_other_data_are_refused(tmp_path, data):
+    with pytest.raises(ValueError, match="test images"):
+        record(run([0.1], n=N + 1), tmp_path, **key(data))
+    with pytest.raises(ValueError, match="outcomes must be Outcomes"):
+        record(run([0.1]).to_dict(), tmp_path, **key(data))
+
+
+@pytest.mark.parametrize("harm", ["quick", "moved", "cut", "no key", "outcomes"])
+def test_a_bad_result_file_is_named(tmp_path, data, harm):
+    path = record(run([0.1]), tmp_path, **key(data))
+    content = json.loads(path.read_text())
+    if harm == "quick":
+        content["key"]["profile"] = "quick"
+    elif harm == "no key":
+        del content["key"]
+    elif harm == "outcomes":
+        content["outcomes"]["right"][0].pop()
+    path.write_text(path.read_text()[:-30] if harm == "cut" else json.dumps(content))
+    if harm == "moved":
+        path = path.rename(path.with_name("gfy-cpu-s0-as_published-fgsm.json"))
+    with pytest.raises(ValueError, match=path.name):
+        load(tmp_path)
+
+
+def test_an_empty_folder_gives_an_empty_table_with_the_same_columns(tmp_path, data):
+    empty = load(tmp_path / "none yet")
+    record(run([0.1]), tmp_path, **key(data))
+    assert len(empty) == 0
+    assert list(empty.columns) == list(load(tmp_path).columns)
+
+
+def test_the_committed_rows_are_what_the_outcomes_give():
+    for item in results._read(None):
+        again = json.loads(json.dumps(results._rows(item["outcomes"])))
+        written = pd.DataFrame(item["rows"])
+        pd.testing.assert_frame_equal(pd.DataFrame(again), written, rtol=1e-9, obj=str(results._path(item["key"])))
+        assert item["key"]["profile"] in ("cpu", "paper")
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.46, 0.54, "reproduced"),
+        (0.45, 0.55, "reproduced"),  # exactly 5 points are within 5 points
+        (0.53, 0.545, "reproduced"),  # excludes 2 points, yet lies within 5
+        (0.44, 0.52, "undecided at this n"),
+        (0.40, 0.60, "undecided at this n"),
+        (0.519, 0.60, "undecided at this n"),  # touches the 2 points
+        (0.521, 0.60, "differs"),
+        (0.10, 0.479, "differs"),
+        (0.10, 0.481, "undecided at this n"),
+    ],
+)
+def test_a_number_is_reproduced_within_5_points_and_differs_beyond_2(low, high, verdict):
+    assert number_verdict(Estimate((low + high) / 2, low, high, 100), 0.5) == verdict
+
+
+def test_a_claims_own_tolerance_replaces_the_5_points():
+    ours = Estimate(90.0, 80.0, 99.0, 5)
+    assert number_verdict(ours, 88.25) == "undecided at this n"
+    assert number_verdict(ours, 88.25, tolerance=12) == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("relation", "low", "high", "verdict"),
+    [
+        (">", 0.9, 0.95, "reproduced"),
+        (">", 0.76, 0.95, "reproduced"),
+        (">", 0.70, 0.95, "undecided at this n"),
+        (">", 0.1, 0.77, "differs"),
+        ("<", 0.1, 0.2, "reproduced"),
+        ("<", 0.83, 0.9, "differs"),
+        ("<", 0.79, 0.9, "undecided at this n"),
+    ],
+)
+def test_a_bound_only_minds_its_own_side(relation, low, high, verdict):
+    assert number_verdict(Estimate((low + high) / 2, low, high, 100), 0.8, relation) == verdict
+
+
+@pytest.mark.parametrize(
+    ("metric", "relation", "low", "high", "verdict"),
+    [
+        ("accuracy", "", 0.48, 0.56, "stands"),
+        ("accuracy", "", 0.80, 0.90, "stands"),  # more survives than was claimed
+        ("accuracy", "", 0.00, 0.01, "does not stand"),
+        ("accuracy", "", 0.40, 0.60, "undecided at this n"),
+        ("success_rate", "", 0.10, 0.20, "stands"),
+        ("success_rate", "", 0.90, 0.99, "does not stand"),
+        ("accuracy", "<", 0.00, 0.10, "stands"),
+        ("accuracy", "<", 0.70, 0.80, "does not stand"),
+    ],
+)
+def test_a_number_stands_if_at_least_as_much_survives(metric, relation, low, high, verdict):
+    assert claim_verdict(Estimate((low + high) / 2, low, high, 100), 0.5, metric, relation) == verdict
+
+
+@pytest.mark.parametrize(
+    ("relation", "low", "high", "verdict"),
+    [
+        (">", 0.001, 0.10, "stands"),
+        (">", -0.01, 0.10, "undecided at this n"),
+        (">", -0.01, 0.015, "does not stand"),  # no lead of 2 points is left
+        (">", -0.30, -0.10, "does not stand"),
+        ("<", -0.30, -0.10, "stands"),
+        ("<", 0.10, 0.30, "does not stand"),
+        ("<", -0.10, 0.01, "undecided at this n"),
+        ("=", -0.02, 0.03, "stands"),
+        ("=", 0.10, 0.20, "does not stand"),
+        ("=", -0.01, 0.20, "undecided at this n"),
+    ],
+)
+def test_an_order_stands_by_the_interval_of_the_difference(relation, low, high, verdict):
+    assert order_verdict(Estimate((low + high) / 2, low, high, 100), relation) == verdict
+
+
+def test_an_order_needs_a_direction():
+    with pytest.raises(ValueError, match="relation must be one of"):
+        order_verdict(Estimate(0, 0, 0, 1), "")
+
+
+# ---------------------------------------------------------------- the scoreboard, on hand-made runs
+
+
+def score(root, model, versus, metric="success_rate", eps=0.3, protocol="adaptive", locator="Impact"):
+    table = scoreboard("deepbayes", "05", root)
+    chosen = table.query("model == @model and versus == @versus and metric == @metric and eps == @eps")
+    return chosen[chosen["protocol"].eq(protocol) & chosen["locator"].str.startswith(locator)]
+
+
+def both(root, data, generative, discriminative, **changes):
+    for model, shares in (("gfz", generative), ("dfx", discriminative)):
+        record(run(shares), root, **key(data, model=model))
+        record(run(shares), root, **key(data, model=model, protocol="adaptive", attack="pgd-margin", steps=40) | changes)
+
+
+def test_nothing_recorded_shows_the_reason_and_no_number(tmp_path):
+    table = scoreboard("deepbayes", root=tmp_path)
+    assert set(table["reason"]) == {"not yet run at full scale", "the document does not say enough"}
+    assert table["ours"].isna().all()
+    assert set(table["verdict"]) == {""}
+
+
+def test_every_claim_is_on_the_board(tmp_path):
+    board, all_claims = scoreboard(root=tmp_path), results.claims()
+    assert len(board.drop_duplicates(["document", "locator", "key", "printed", "note", "model", "eps"])) >= 510
+    assert set(board["document"]) == set(all_claims["document"])
+    assert (board["reason"] != "").all()
+
+
+def test_an_order_that_holds_and_one_that_breaks(tmp_path, data):
+    both(tmp_path, data, (0.1, 0.5), (0.5, 0.9))
+    row = score(tmp_path, "gfz", "dfx").iloc[0]
+    assert row["verdict"] == "stands"
+    assert row["by"] == "pgd-margin"
+    assert row["n"] == N
+    assert row["ours"] == pytest.approx(-0.4)
+    assert row["low"] < -0.4 < row["high"] < 0
+    assert score(tmp_path, "gfz", "dfx", protocol="as_published")["verdict"].tolist() == ["reproduced"]
+    both(tmp_path, data, (0.9, 1.0), (0.5, 1.0))
+    assert score(tmp_path, "gfz", "dfx")["verdict"].tolist() == ["does not stand"]  # both are broken
+    assert score(tmp_path, "gfz", "dfx", eps=0.1, protocol="as_published")["verdict"].tolist() == ["differs"]
+
+
+def test_few_images_decide_nothing(tmp_path, data):
+    for model, shares in (("gfz", (0.4, 0.4)), ("dfx", (0.5, 0.5))):
+        record(run(shares, n=10), tmp_path, **key(data, model=model, protocol="adaptive"))
+    assert score(tmp_path, "gfz", "dfx")["verdict"].tolist() == ["undecided at this n"]
+    assert score(tmp_path, "gfz", "dfx", protocol="as_published")["reason"].tolist() == ["not yet run at full scale"]
+
+
+def test_one_models_rise_and_the_sharper_rise(tmp_path, data):
+    both(tmp_path, data, (0.1, 0.2), (0.1, 0.9))
+    assert score(tmp_path, "gfz", "gfz")["ours"].tolist() == pytest.approx([0.1])
+    sharper = score(tmp_path, "dfx", "gfz", "success_rate_rise", locator="Classifier")
+    assert sharper["ours"].tolist() == pytest.approx([0.7])
+    assert sharper["verdict"].tolist() == ["stands"]
+    other_side = score(tmp_path, "gfz", "dfx", "success_rate_rise", locator="Conclusion")
+    assert other_side["ours"].tolist() == pytest.approx([-0.7])
+    assert other_side["verdict"].tolist() == ["stands"]
+
+
+def test_the_strongest_adaptive_attack_speaks_and_the_published_one_only_for_itself(tmp_path, data):
+    both(tmp_path, data, (0.1, 0.5), (0.5, 0.9))
+    record(run((0.9, 1.0)), tmp_path, **key(data, protocol="adaptive", attack="square"))
+    row = score(tmp_path, "gfz", "dfx").iloc[0]
+    assert (row["by"], row["verdict"]) == ("square", "does not stand")
+    record(run((0.9, 1.0)), tmp_path, **key(data, attack="pgd", steps=40))
+    assert score(tmp_path, "gfz", "dfx", protocol="as_published")["ours"].tolist() == pytest.approx([-0.4])
+
+
+@pytest.mark.parametrize("other", [{"variant": "code"}, {"reading": "another reading"}, {"document": "zoo"}, {"norm": "l2"}])
+def test_a_code_variant_or_another_reading_speaks_about_something_else(tmp_path, data, other):
+    both(tmp_path, data, (0.1, 0.5), (0.5, 0.9))
+    record(run((1.0, 1.0)), tmp_path, **key(data, protocol="adaptive", attack="square") | other)
+    assert score(tmp_path, "gfz", "dfx")["by"].tolist() == ["pgd-margin"]
+    assert len(load(tmp_path)) == 5 * 5
+
+
+def test_seeds_stay_side_by_side_and_must_agree(tmp_path, data):
+    both(tmp_path, data, (0.1, 0.5), (0.5, 0.9))
+    both(tmp_path, data, (0.1, 0.4), (0.5, 0.9), seed=1)
+    rows = score(tmp_path, "gfz", "dfx")
+    assert rows["seed"].tolist() == [0, 1]
+    assert rows["verdict"].tolist() == ["stands", "stands"]
+    both(tmp_path, data, (0.5, 0.9), (0.1, 0.5), seed=2)
+    assert score(tmp_path, "gfz", "dfx")["verdict"].tolist() == ["seeds disagree"] * 3
+
+
+def test_paper_goes_before_cpu(tmp_path, data):
+    both(tmp_path, data, (0.1, 0.5), (0.5, 0.9))
+    both(tmp_path, data, (0.5, 0.9), (0.1, 0.5), profile="paper")
+    assert score(tmp_path, "gfz", "dfx")[["profile", "verdict"]].values.tolist() == [["paper", "does not stand"]]
+
+
+def test_a_stand_in_never_reproduces_or_differs(tmp_path, data):
+    other = replace(data, name="fashion-mini")
+    changes = {"data": other, "claim_data": "fashion-mnist", "stand_in": "the small Fashion-MNIST"}
+    for model, shares in (("gfz", (0.1, 0.5)), ("dfx", (0.5, 0.9))):
+        for protocol in ("as_published", "adaptive"):
+            record(run(shares), tmp_path, **key(data, model=model, protocol=protocol) | changes)
+    assert score(tmp_path, "gfz", "dfx")["verdict"].tolist() == ["stands (on the small Fashion-MNIST)"]
+    assert score(tmp_path, "gfz", "dfx", protocol="as_published")["verdict"].tolist() == [""]
+    del changes["stand_in"]
+    for path in tmp_path.rglob("*.json"):
+        path.unlink()
+    for model in ("gfz", "dfx"):
+        record(run((0.1, 0.5)), tmp_path, **key(data, model=model) | changes)
+    assert score(tmp_path, "gfz", "dfx", protocol="as_published")["reason"].tolist() == ["not yet run at full scale"]
+
+
+def test_two_runs_on_different_bytes_are_not_compared(tmp_path, data):
+    record(run((0.1, 0.5)), tmp_path, **key(data))
+    changed = replace(data, test_x=data.test_x + 1)
+    record(run((0.1, 0.5)), tmp_path, **key(changed, model="dfx"))
+    with pytest.raises(ValueError, match="must be about the same data"):
+        scoreboard("deepbayes", root=tmp_path)
+
+
+def test_a_claim_about_levels_bounds_and_gaps(tmp_path, data, monkeypatch):
+    """The three kinds that deepbayes lacks, on a table of claims made for the purpose."""
+    blank = dict.fromkeys(results.claims().columns, "") | dict.fromkeys(
+        ("printed", "eps", "versus_eps", "steps", "value", "tolerance", "std"), float("nan")
+    )
+    blank |= {"document": "deepbayes", "data": "fashion-mnist", "model": "gfz", "chapter": "05", "metric": "accuracy"}
+    blank |= {"attack": "fgsm", "norm": "linf", "eps": 0.3, "locator": "here", "unit": "fraction"}
+    rows = [
+        blank | {"kind": "level", "value": 0.5},
+        blank | {"kind": "level", "value": 0.9},
+        blank | {"kind": "bound", "relation": ">", "value": 0.3},
+        blank | {"kind": "gap", "versus": "dfx", "value": 0.4, "tolerance": 0.06},
+        blank | {"kind": "level", "metric": "clean_accuracy", "attack": "none", "norm": "", "eps": float("nan"), "value": 1},
+        blank | {"kind": "level", "metric": "fid", "value": 12.0},
+        blank | {"kind": "level", "value": 0.5, "steps": 20.0},
+    ]
+    monkeypatch.setattr(results, "claims", lambda: pd.DataFrame(rows))
+    both(tmp_path, data, (0.1, 0.5), (0.5, 0.9))
+    record(run(), tmp_path, **key(data, attack="none", norm=""))
+    board = scoreboard(root=tmp_path)
+    published = board[board["protocol"] == "as_published"]["verdict"].tolist()
+    assert published == ["reproduced", "differs", "reproduced", "reproduced", "reproduced", "", ""]
+    adaptive = board[board["protocol"] == "adaptive"]["verdict"].tolist()
+    assert adaptive == ["stands", "does not stand", "stands", "stands", "", "stands"]  # clean accuracy has no adaptive row
+
+
+def test_the_board_refuses_what_does_not_exist():
+    with pytest.raises(ValueError, match="document must be one of"):
+        scoreboard("deep-bayes")
+    with pytest.raises(ValueError, match="chapter must be one of"):
+        scoreboard(chapter="5")

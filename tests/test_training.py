@@ -1,0 +1,134 @@
+"""The loop: seeded, resumable to the last bit, loud when something is off."""
+
+import pytest
+import torch
+from torch import nn
+
+from hybridgen_lib import recipes, training
+from hybridgen_lib.training import cross_entropy, fit, negative_elbo, save_atomically
+
+Y = torch.arange(50) % 3
+NOISE = torch.randint(0, 80, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+X = (NOISE + 80 * Y[:, None, None, None]).to(torch.uint8)  # a class is a brightness
+SETTINGS = {"epochs": 3, "batch_size": 16}
+
+
+def net(seed=0):
+    return recipes.build("cnn", (1, 8, 8), 3, seed=seed, width=4, hidden=16)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_training_lowers_the_objective_and_repeats_exactly():
+    a, b = net(), net()
+    state = torch.get_rng_state()
+    history = fit(a, cross_entropy, X, Y, epochs=30, batch_size=16, learning_rate=1e-2)
+    assert history[-1] < history[0] / 2
+    assert not a.training
+    assert torch.equal(torch.get_rng_state(), state)
+    fit(b, cross_entropy, X, Y, epochs=30, batch_size=16, learning_rate=1e-2)
+    assert torch.equal(weights(a), weights(b))
+
+
+def test_another_seed_is_another_run():
+    a, b = net(), net()
+    fit(a, cross_entropy, X, Y, **SETTINGS, seed=0)
+    fit(b, cross_entropy, X, Y, **SETTINGS, seed=1)
+    assert not torch.equal(weights(a), weights(b))
+
+
+@pytest.mark.parametrize("name", ["cnn", "gbz"])
+def test_a_killed_run_goes_on_and_ends_where_the_whole_one_does(name, tmp_path, monkeypatch):
+    def start():
+        return recipes.build(name, (1, 8, 8), 3, width=4, hidden=16)
+
+    objective = cross_entropy if name == "cnn" else negative_elbo(0.5)
+    whole, cut = start(), start()
+    expected = fit(whole, objective, X, Y, **SETTINGS)
+
+    saved, calls = training.save_atomically, []
+
+    def killed_after_two(state, path):
+        saved(state, path)
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_atomically", killed_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        fit(cut, objective, X, Y, **SETTINGS, checkpoint=tmp_path / "run")
+    monkeypatch.undo()
+    resumed = start()
+    assert fit(resumed, objective, X, Y, **SETTINGS, checkpoint=tmp_path / "run") == expected
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_the_learning_rate_falls_in_a_line(monkeypatch):
+    seen, step = [], torch.optim.Adam.step
+
+    def spy(optimizer, *arguments, **keywords):
+        seen.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    fit(net(), cross_entropy, X, Y, epochs=2, batch_size=25, learning_rate=0.5, final_learning_rate=0.1)
+    assert seen == pytest.approx([0.5, 0.4, 0.3, 0.2])
+
+
+def test_warm_up_starts_low_and_ends_at_one():
+    class Spy(nn.Module):
+        def elbo(self, x, y, generator, beta):
+            betas.append(beta)
+            return torch.zeros(1)
+
+    betas: list[float] = []
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        negative_elbo(0.5)(Spy(), X, Y, progress, torch.Generator())
+        negative_elbo(0.0)(Spy(), X, Y, progress, torch.Generator())
+    assert betas[::2] == pytest.approx([0.01, 0.505, 1, 1])
+    assert betas[1::2] == [1, 1, 1, 1]
+
+
+def test_an_objective_that_is_not_finite_stops_the_run(tmp_path):
+    def broken(model, x, y, progress, generator):
+        return cross_entropy(model, x, y, progress, generator) * float("nan")
+
+    with pytest.raises(FloatingPointError, match="epoch 0"):
+        fit(net(), broken, X, Y, **SETTINGS, checkpoint=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"epochs": -1}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": -1e-3}, "learning_rate"),
+        ({"x": X[:0]}, "x"),
+        ({"y": Y[:3]}, "y"),
+        ({"y": Y.float()}, "y"),
+    ],
+)
+def test_bad_arguments_are_named(changes, name):
+    with pytest.raises(ValueError, match=name):
+        fit(net(), cross_entropy, **{"x": X, "y": Y, "epochs": 1, **changes})
+    with pytest.raises(ValueError, match="warm_up"):
+        negative_elbo(2.0)
+
+
+def test_a_failed_save_leaves_the_last_good_file(tmp_path, monkeypatch):
+    path = tmp_path / "state"
+    save_atomically({"a": 1}, path)
+
+    def half(state, file):
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="disk full"):
+        save_atomically({"a": 2}, path)
+    monkeypatch.undo()
+    assert torch.load(path, weights_only=True) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
