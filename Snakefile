@@ -1,4 +1,4 @@
-"""The graph of the book: train a model, execute a chapter, build the site.
+"""The graph of the book: train a model, measure it at full scale, execute a chapter, build the site.
 
 What makes a step run again: a chapter, its source, the library or a recorded result; a model, the files that say what a model
 is (and then the cache decides: if its recipe is the same, nothing is trained). `make book` and `make reproduce` call this file;
@@ -20,8 +20,11 @@ MODELS = {
     "05_gradient_attacks": [*DEEP_BAYES, "cnn"],
 }
 
+# Which full-scale measurements a document has, for which models (hybridgen_lib/reproduce.py says what each one is).
+MEASUREMENTS = {"deepbayes": ([*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin"])}
+
 CHAPTERS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.py"))
-LIBRARY = sorted(map(str, [*Path("hybridgen_lib").rglob("*.py"), *Path("hybridgen_lib").glob("*.mplstyle")]))
+LIBRARY = sorted(str(path) for path in Path("hybridgen_lib").rglob("*") if path.suffix in {".py", ".csv", ".mplstyle"})
 RECIPES = [f for f in LIBRARY if f.startswith("hybridgen_lib/models/") or Path(f).stem in {"classifier", "data", "training", "recipes"}]
 RESULTS = sorted(map(str, Path("results").rglob("*.*")))
 PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.is_file() and path.suffix != ".pyc")
@@ -44,9 +47,26 @@ if workflow.is_main_process:
     LOCK = one_run_at_a_time()
 
 
+def trained(wildcards, names):
+    return [f"build/trained/{DATA[wildcards.profile]}/{wildcards.profile}-s{wildcards.seed}/{name}" for name in names]
+
+
 def models_of(wildcards):
-    folder = f"build/trained/{DATA[wildcards.profile]}/{wildcards.profile}-s{wildcards.seed}"
-    return [f"{folder}/{name}" for name in MODELS.get(wildcards.chapter, [])]
+    return trained(wildcards, MODELS.get(wildcards.chapter, []))
+
+
+def model_to_measure(wildcards):
+    """The model, unless everything about it is on file already: then nobody needs it."""
+    recorded = list(Path("results", wildcards.document).glob(f"*/{wildcards.model}-{wildcards.profile}-s{wildcards.seed}-*.json"))
+    wanted = MEASUREMENTS[wildcards.document][1]
+    return [] if len(recorded) >= len(wanted) else trained(wildcards, [wildcards.model])
+
+
+def measured(wildcards):
+    """What a chapter at full scale shows, so it runs after it; at the quick profile it shows what is on file."""
+    folder = f"{wildcards.profile}-s{wildcards.seed}"
+    jobs = [(document, model, way) for document, (models, ways) in MEASUREMENTS.items() for model in models for way in ways]
+    return [] if wildcards.profile == "quick" else [f"build/measured/{d}/{folder}/{model}/{way}" for d, model, way in jobs]
 
 
 rule book:
@@ -68,8 +88,19 @@ rule train:
         "--profile {wildcards.profile} --seed {wildcards.seed} --stamp {output} > {log} 2>&1 || {{ tail -n 20 {log}; exit 1; }}"
 
 
+rule measure:
+    input: model_to_measure
+    output: touch("build/measured/{document}/{profile}-s{seed}/{model}/{measurement}")
+    log: "build/logs/{document}-{profile}-s{seed}-{model}-{measurement}.txt"
+    threads: 1
+    shell:
+        "echo 'measure {wildcards.model} {wildcards.measurement} ({wildcards.profile})' && OMP_NUM_THREADS={threads} {PYTHON} -m "
+        "hybridgen_lib.reproduce {wildcards.document} {wildcards.model} {wildcards.measurement} --profile {wildcards.profile} "
+        "--seed {wildcards.seed} > {log} 2>&1 || {{ tail -n 20 {log}; exit 1; }}"
+
+
 rule chapter:
-    input: LIBRARY, RESULTS, models_of, source="notebooks/{chapter}.py", script="book/chapter.py"
+    input: LIBRARY, RESULTS, models_of, measured, source="notebooks/{chapter}.py", script="book/chapter.py"
     output: "build/chapters/{profile}-s{seed}/{chapter}.ipynb"
     log: "build/logs/{profile}-s{seed}-{chapter}.ipynb"
     threads: 1

@@ -67,7 +67,7 @@ def _table(model, x: Tensor, y: Tensor, what: str) -> dict:
     gradients = " Gradients are of the margin, in the image." if what == "gradients" else ""
     return {
         "title": f"{what.capitalize()} of a generative classifier, {len(x)} image{'s' * (len(x) > 1)}",
-        "note": f"GFZ at the cpu profile's size, C = {model.classes}, K = {model.samples}, one thread, the same noise; the ways "
+        "note": f"GFZ at the cpu profile's size, C = {model.classes}, K = {model.samples}, the same noise; the ways "
         f"agree to {gap:.1g}, the largest entry is {largest:.3g}.{gradients}",
         "reference": next(iter(WAYS)),
         "cases": [{"case": name, "seconds": seconds[name]} for name in WAYS],

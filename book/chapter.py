@@ -47,7 +47,7 @@ def execute(source: Path, log: Path, parameters: dict) -> nbformat.NotebookNode:
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The same notebook without what differs from run to run: times, paths, versions and random ids."""
-    notebook = nbformat.from_dict(json.loads(stable_widget_ids(json.dumps(notebook), notebook)))
+    notebook = nbformat.from_dict(json.loads(stable_ids(json.dumps(notebook), notebook)))
     notebook.metadata = {key: value for key, value in notebook.metadata.items() if key in KEPT}
     notebook.metadata["language_info"] = {"name": "python"}
     notebook.metadata.get("jupytext", {}).pop("text_representation", None)
@@ -64,17 +64,18 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def stable_widget_ids(text: str, notebook: nbformat.NotebookNode) -> str:
-    """Replace the random 32-digit ids of the widgets by ids that count up in order of first appearance."""
-    known = set()
-    for bundle in notebook.metadata.get("widgets", {}).values():
-        known |= set(bundle.get("state", {}))
+def stable_ids(text: str, notebook: nbformat.NotebookNode) -> str:
+    """Replace the random ids of widgets and of styled tables by ids that count up in order of first appearance."""
+    widgets = {key for bundle in notebook.metadata.get("widgets", {}).values() for key in bundle.get("state", {})}
     ids: dict[str, str] = {}
 
-    def numbered(match: re.Match) -> str:
-        return ids.setdefault(match[0], f"{len(ids) + 1:032x}") if match[0] in known else match[0]
+    def widget(match: re.Match) -> str:
+        return ids.setdefault(match[0], f"{len(ids) + 1:032x}") if match[0] in widgets else match[0]
 
-    return re.sub(r"[0-9a-f]{32}", numbered, text)
+    def table(match: re.Match) -> str:
+        return ids.setdefault(match[0], f"T_{len(ids) + 1:05x}")
+
+    return re.sub(r"\bT_[0-9a-f]{5}(?![0-9a-zA-Z])", table, re.sub(r"[0-9a-f]{32}", widget, text))
 
 
 def main() -> None:

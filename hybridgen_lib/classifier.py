@@ -24,7 +24,6 @@ __all__ = [
     "check_labels",
     "check_number",
     "check_scores",
-    "class_scores",
     "evaluating",
     "frozen_noise",
     "is_stochastic",
@@ -114,16 +113,6 @@ def evaluating(model: nn.Module):
             module.training = mode
         for parameter, flag in wanted:
             parameter.requires_grad_(flag)
-
-
-def class_scores(model: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
-    """Scores of chosen classes only: ``classes`` (B, k) of integers gives (B, k), equal to gathering from all of them.
-
-    A model that can score a few classes cheaper than all offers ``class_scores`` itself; any other is gathered from.
-    """
-    if hasattr(model, "class_scores"):
-        return model.class_scores(x, classes)
-    return model(x).gather(1, classes)
 
 
 # ---------------------------------------------------------------- input checks: before any work starts, naming the argument

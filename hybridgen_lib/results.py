@@ -24,7 +24,7 @@ from .classifier import check_choice, check_number
 from .data import ImageData
 from .measurement import Estimate, Outcomes, paired_difference
 
-__all__ = ["claim_verdict", "claims", "load", "number_verdict", "order_verdict", "record", "scoreboard"]
+__all__ = ["claim_verdict", "claims", "load", "number_verdict", "order_verdict", "path_of", "record", "scoreboard"]
 
 DOCUMENTS = ("hybrid", "deepbayes", "interpretable", "zoo", "causalib")
 PROFILES = ("paper", "cpu")  # the better one first; a quick run is never recorded
@@ -66,42 +66,15 @@ def _git(*arguments: str) -> str | None:
         return None
 
 
-def record(
-    outcomes: Outcomes,
-    root: str | Path | None = None,
-    *,
-    document: str,
-    data: ImageData,
-    model: str,
-    profile: str,
-    seed: int,
-    protocol: str,
-    attack: str = "none",
-    norm: str = "",
-    steps: int | str = "",
-    chapter: str,
-    changes: Mapping | None = None,
-    reading: str = "",
-    variant: str = "",
-    stand_in: str = "",
-    claim_data: str = "",
-    device: str = "cpu",
-) -> Path:
+def record(outcomes: Outcomes, root: str | Path | None = None, *, data: ImageData, device: str = "cpu", **key) -> Path:
     """Write one run to its file (to a temporary name first) and return the path. The same key replaces the earlier run.
 
     Args:
         outcomes: what happened to each image; without radii for ``attack="none"``, clean accuracy alone.
         root: folder of results, by default ``results`` of the clone this package lies in.
-        document: which document's claims it speaks to: hybrid, deepbayes, interpretable, zoo or causalib.
         data: the data set that was used; its name enters the key, its checksum the provenance.
-        model: recipe name; ``changes`` to the recipe are appended, as ``mlp-causalib@alpha=0.01,beta=0.05``.
-        profile: cpu or paper; a quick run is no result.
-        protocol: as_published, or adaptive.
-        attack, norm, steps: which attack at which radii (in ``outcomes``); norm is linf or l2, steps may be empty.
-        chapter: two digits, the chapter that explains the run.
-        reading: which reading of the document, where it can be read in two ways; variant: ``code`` for a bug of its code.
-        stand_in: how the run differs from the document's (other data, width or schedule); then it can never "reproduce".
-        claim_data: the document's data set that this one stands in for; by default the data set itself.
+        device: where the model ran.
+        key: which run this is, as :func:`path_of` takes it.
 
     Raises:
         ValueError: for anything that is not so.
@@ -111,15 +84,8 @@ def record(
         raise ValueError(f"outcomes must be Outcomes and data ImageData, got {kinds[0]} and {kinds[1]}")
     if max(outcomes.index) >= len(data.test_x):
         raise ValueError(f"outcomes speak of image {max(outcomes.index)}, but {data.name} has {len(data.test_x)} test images")
-    plain = {name: f"{v:g}" if isinstance(v, float) else str(v).lower() for name, v in sorted((changes or {}).items())}
-    extra = ",".join(f"{name}={v}" for name, v in plain.items())
-    key = {
-        "document": document, "data": data.name, "claim_data": claim_data or data.name,
-        "model": f"{model}@{extra}" if extra else model, "profile": profile, "seed": seed, "protocol": protocol,
-        "attack": attack, "norm": norm, "steps": steps, "reading": reading, "variant": variant, "stand_in": stand_in,
-        "chapter": chapter,
-    }  # fmt: skip
-    _check_key(key, outcomes)
+    key = _full_key(data=data, **key)
+    _check_outcomes(key, outcomes)
     provenance = {
         "version": __version__,
         "commit": _git("rev-parse", "HEAD") or "unknown",
@@ -140,7 +106,60 @@ def record(
     return path
 
 
-def _check_key(key: Mapping, outcomes: Outcomes) -> None:
+def path_of(root: str | Path | None = None, **key) -> Path:
+    """The file of one run, whether it is there or not.
+
+    Args:
+        root: folder of results, by default ``results`` of the clone this package lies in.
+        document: which document's claims it speaks to: hybrid, deepbayes, interpretable, zoo or causalib.
+        data: the data set (an ``ImageData``).
+        model: recipe name; ``changes`` to the recipe are appended, as ``mlp-causalib@alpha=0.01,beta=0.05``.
+        profile: cpu or paper; a quick run is no result.
+        seed: the seed of training and attack.
+        protocol: as_published, or adaptive.
+        attack, norm, steps: which attack at which radii (in the outcomes); norm is linf or l2, steps may be empty.
+        chapter: two digits, the chapter that explains the run.
+        reading: which reading of the document, where it can be read in two ways; variant: ``code`` for a bug of its code.
+        stand_in: how the run differs from the document's (other data, width or schedule); then it can never "reproduce".
+        claim_data: the document's data set that this one stands in for; by default the data set itself.
+
+    Raises:
+        ValueError: for anything that is not so.
+    """
+    return _folder(root) / _path(_full_key(**key))
+
+
+def _full_key(
+    *,
+    document: str,
+    data: ImageData,
+    model: str,
+    profile: str,
+    seed: int,
+    protocol: str,
+    chapter: str,
+    attack: str = "none",
+    norm: str = "",
+    steps: int | str = "",
+    changes: Mapping | None = None,
+    reading: str = "",
+    variant: str = "",
+    stand_in: str = "",
+    claim_data: str = "",
+) -> dict:
+    plain = {name: f"{v:g}" if isinstance(v, float) else str(v).lower() for name, v in sorted((changes or {}).items())}
+    extra = ",".join(f"{name}={v}" for name, v in plain.items())
+    key = {
+        "document": document, "data": data.name, "claim_data": claim_data or data.name,
+        "model": f"{model}@{extra}" if extra else model, "profile": profile, "seed": seed, "protocol": protocol,
+        "attack": attack, "norm": norm, "steps": steps, "reading": reading, "variant": variant, "stand_in": stand_in,
+        "chapter": chapter,
+    }  # fmt: skip
+    _check_key(key)
+    return key
+
+
+def _check_key(key: Mapping) -> None:
     if set(key) != set(_KEY):
         raise ValueError(f"key must have exactly {', '.join(_KEY)}; got {', '.join(key)}")
     check_choice(key["document"], "document", DOCUMENTS)
@@ -156,6 +175,9 @@ def _check_key(key: Mapping, outcomes: Outcomes) -> None:
             raise ValueError(f"{name} must be a name, got {key[name]!r}")
     if not re.fullmatch(r"\d\d", str(key["chapter"])):
         raise ValueError(f"chapter must be two digits, got {key['chapter']!r}")
+
+
+def _check_outcomes(key: Mapping, outcomes: Outcomes) -> None:
     if (key["attack"] == "none") != (not outcomes.epsilons):
         raise ValueError(f"attack must be 'none' exactly where no radius was measured; got {key['attack']!r}")
 
@@ -169,7 +191,8 @@ def _read(root) -> list[dict]:
         try:
             content = json.loads(path.read_text())
             content["outcomes"] = Outcomes.from_dict(content["outcomes"])
-            _check_key(content["key"], content["outcomes"])
+            _check_key(content["key"])
+            _check_outcomes(content["key"], content["outcomes"])
             if path != _folder(root) / _path(content["key"]):
                 raise ValueError(f"its key belongs to {_path(content['key'])}")
             found.append({"provenance": content["provenance"], "rows": content["rows"], **content})

@@ -38,6 +38,10 @@ seed = 0
 data_root = ""
 device = "auto"
 
+# %% [markdown]
+# If the next cell cannot find `hybridgen_lib`, you are on a machine that does not have it yet, such as Colab. Put
+# `%pip install git+https://github.com/hybridgen/hybridgen` in a cell above it, and run that once.
+
 # %%
 import torch
 

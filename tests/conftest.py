@@ -9,17 +9,26 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="session")
-def root() -> Path:
-    """The root of the repository."""
-    return ROOT
+def skip_except_in_ci(reason: str) -> None:
+    """Skip the test, with the reason; where CI=true everything must be there, so fail it."""
+    pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
 def browser_path() -> str:
-    """Chromium or Chrome; without one the test is skipped, with the reason, or fails where CI=true."""
+    """Chromium or Chrome."""
     for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
         if path := shutil.which(name):
             return path
-    reason = "no Chromium or Chrome on the PATH: the built site was not opened in a browser"
-    pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    skip_except_in_ci("no Chromium or Chrome on the PATH: the built site was not opened in a browser")
+
+
+@pytest.fixture(scope="session")
+def site() -> Path:
+    """The folder of the built site, with the browser's libraries in it."""
+    folder = ROOT / "build/site"
+    if not (folder / "index.html").exists():
+        pytest.fail("there is no site in build/site: run `make book`")
+    if not (folder / "_static/vendor/widgets").exists():
+        skip_except_in_ci("this site was built without npm, so its pages load their libraries from a public server")
+    return folder

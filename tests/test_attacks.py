@@ -150,6 +150,12 @@ def test_ascend_without_bounds_leaves_the_unit_box_and_passes_change_nothing():
     assert torch.equal(free, ascend(objective, x, L2(10.0), bounds=None, examples_per_pass=2, **options))
 
 
+def test_ascend_sums_over_images_so_that_company_cannot_drown_a_tiny_gradient():
+    x = torch.full((300, 1, 1, 1), 0.5)
+    climbed = ascend(lambda x, rows: (1e-44 * x.flatten(1).sum(1), None), x, Linf(0.1), steps=1, step_size=0.1)
+    torch.testing.assert_close(climbed, x + 0.1)  # a mean over 300 images would round its gradient to 0
+
+
 def test_ascend_averages_the_gradient_over_draws():
     noise = seeded(5)
 
@@ -360,7 +366,7 @@ def test_a_rounding_step_hides_from_gradients_and_falls_to_a_surrogate():
 def test_a_stochastic_model_never_stops_early_and_frozen_it_does():
     model, (x, y) = Noisy(small_cnn()), images(40)
     wrong = (model(x).argmax(1) + 1) % 10
-    assert (Linf(1).norm(pgd(model, x, wrong, Linf(0.1), steps=4) - x) > 0).all()
+    assert (Linf(1).norm(pgd(model, x, wrong, Linf(0.1), steps=4, random_start=False) - x) > 0).all()
     with frozen_noise(model, 0):
         fooled = model(x).argmax(1) != y
         attacked = pgd(model, x, y, Linf(0.1), steps=4)

@@ -15,7 +15,6 @@ from hybridgen_lib.classifier import (
     check_images,
     check_labels,
     check_number,
-    class_scores,
     evaluating,
     frozen_noise,
     is_stochastic,
@@ -80,12 +79,6 @@ def test_evaluating_puts_modes_and_flags_back():
     assert not net[1].training
     assert net[1].weight.requires_grad
     assert not net[1].bias.requires_grad
-
-
-def test_class_scores_gathers_where_a_model_has_no_cheaper_way():
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
-    x, classes = torch.rand(5, 1, 2, 2), torch.tensor([[0, 2], [1, 1], [2, 0], [0, 1], [2, 1]])
-    assert torch.equal(class_scores(net, x, classes), net(x).gather(1, classes))
 
 
 @pytest.mark.parametrize(

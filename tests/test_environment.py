@@ -21,7 +21,7 @@ WANTED = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["de
 def conda_packages() -> dict[str, SpecifierSet]:
     found = {}
     for entry in yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]:
-        for line in entry["pip"] if isinstance(entry, dict) else [entry]:
+        for line in [line for line in entry["pip"] if line != "-e ."] if isinstance(entry, dict) else [entry]:
             name, bounds = re.fullmatch(r"([\w.-]+)\s*(.*)", line).groups()
             found[canonicalize_name(CONDA_NAMES.get(name, name))] = SpecifierSet(re.sub(r"^=(?!=)", "==", bounds))
     return found

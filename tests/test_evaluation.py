@@ -91,6 +91,22 @@ def test_the_adaptive_attack_is_stronger_than_its_parts_on_a_stochastic_model():
     assert adaptive < left(partial(pgd, steps=10))
 
 
+@pytest.mark.parametrize("winner", ["frozen", "fresh"])
+def test_the_adaptive_attack_returns_the_image_that_is_right_less_often(winner, monkeypatch):
+    model, (x, y) = Noisy(small_cnn(), sigma=0.2), images(40)
+    strong = pgd(model, x, y, Linf(0.2), steps=10)
+
+    def staged(model, x_rows, y_rows, ball, *, eot=None, **options):
+        stage = "frozen" if eot is None else "fresh"
+        rows = [int((x_row == x).flatten(1).all(1).nonzero()[0]) for x_row in x_rows]
+        return strong[rows] if stage == winner else x_rows
+
+    monkeypatch.setattr("hybridgen_lib.evaluation.pgd", staged)
+    left = fraction_right(model, adaptive_pgd(model, x, y, Linf(0.2)), y, 20).mean()
+    assert left < fraction_right(model, strong, y, 20).mean() + 0.05
+    assert left < fraction_right(model, x, y, 20).mean() - 0.3
+
+
 def test_curves_fall_and_have_intervals():
     table = accuracy_curve(small_cnn(), images(100), partial(pgd, steps=10), Linf, [0.02, 0.1, 0.3])
     rows = table[table.metric == "accuracy"]

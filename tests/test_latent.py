@@ -66,7 +66,7 @@ def test_passes_change_nothing(name, size, monkeypatch):
         return scores.detach(), torch.autograd.grad(scores[:, 1].sum(), x)[0]
 
     whole = scores_and_gradient()
-    monkeypatch.setattr(latent, "PASS_SIZE", size)
+    monkeypatch.setattr(latent, "CPU_PASS", size)
     monkeypatch.setattr(latent, "MEMORY_SIZE", 0)
     torch.testing.assert_close(scores_and_gradient(), whole, rtol=1e-10, atol=1e-10)
 

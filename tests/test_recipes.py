@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 from hybridgen_lib import data, recipes
+from hybridgen_lib.measurement import Outcomes
 from hybridgen_lib.recipes import PROFILES, RECIPES, cache_path, trained
 
 TINY = {"width": 2, "hidden": 4, "epochs": 1}
@@ -111,13 +112,26 @@ def test_bad_arguments_are_named(arguments, words):
         trained(**{"name": "cnn", **arguments})
 
 
+def test_clean_outcomes_are_measured_once(images, cache, monkeypatch):
+    first = recipes.clean_outcomes("cnn", images, **TINY)
+    model = trained("cnn", images, **TINY)
+    with torch.no_grad():
+        right = model(data.as_float(images.test_x)).argmax(1) == images.test_y
+    assert first.clean.tolist() == right.double().tolist()
+    monkeypatch.setattr(recipes, "fraction_right", lambda *a: pytest.fail("measured again"))
+    assert recipes.clean_outcomes("cnn", images, **TINY).clean.tolist() == first.clean.tolist()
+    assert sorted(p.suffix for p in cache.iterdir()) == [".json", ".safetensors"]
+
+
 def test_the_command_line_lists_and_trains(capsys, images, monkeypatch, tmp_path):
     recipes.main(["--list"])
     assert capsys.readouterr().out.split() == list(RECIPES)
-    monkeypatch.setattr(recipes, "trained", lambda *a: calls.append(a))
     calls: list = []
+    outcomes = Outcomes([0, 1], torch.tensor([1.0, 0.0]))
+    monkeypatch.setattr(recipes, "clean_outcomes", lambda *a: calls.append(a) or outcomes)
     recipes.main(["gfz", "--data", "mnist", "--profile", "cpu", "--seed", "2", "--stamp", str(tmp_path / "a" / "stamp")])
     assert calls == [("gfz", "mnist", "cpu", 2)]
+    assert "gfz: clean accuracy 50.0 %" in capsys.readouterr().out
     assert (tmp_path / "a" / "stamp").exists()
     with pytest.raises(SystemExit):
         recipes.main([])

@@ -14,7 +14,6 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-SITE = Path(__file__).resolve().parents[1] / "build/site"
 SOURCES = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("[0-9][0-9]_*.py"))
 CHAPTERS = [f"notebooks/{path.stem}.html" for path in SOURCES]
 PAGES = ["book/intro.html", "book/glossary.html", "book/status.html", "book/bibliography.html", *CHAPTERS]
@@ -38,10 +37,8 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def address():
-    if not (SITE / "index.html").exists():
-        pytest.fail("there is no site in build/site: run `make book`")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE))
+def address(site):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
@@ -193,10 +190,10 @@ class Links(HTMLParser):
         self.anchors |= {found[name] for name in ("id", "name") if found.get(name)}
 
 
-def test_every_internal_link_leads_somewhere():
+def test_every_internal_link_leads_somewhere(site):
     pages = {
-        path.relative_to(SITE).as_posix(): Links(path.read_text(encoding="utf-8"))
-        for path in SITE.rglob("*.html")
+        path.relative_to(site).as_posix(): Links(path.read_text(encoding="utf-8"))
+        for path in site.rglob("*.html")
         if "_static" not in path.parts
     }
     dead = []
@@ -206,7 +203,7 @@ def test_every_internal_link_leads_somewhere():
                 continue
             path, anchor = urldefrag(urljoin(f"/{name}", target))
             path = unquote(urlsplit(path).path).lstrip("/")
-            exists = (SITE / path).is_file() and (not anchor or path not in pages or unquote(anchor) in pages[path].anchors)
+            exists = (site / path).is_file() and (not anchor or path not in pages or unquote(anchor) in pages[path].anchors)
             dead += [] if exists else [f"{name} -> {target}"]
     assert len(pages) >= len(PAGES)
     assert dead == []

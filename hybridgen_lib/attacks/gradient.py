@@ -187,14 +187,18 @@ class _Goal:
     def climb(self, x, rows, ball, steps, step_size, starts, stops) -> Tensor:
         """Rows ``rows`` of ``x``, climbed from the same rows of ``starts``."""
 
+        duel = _Duel(self, len(x)) if _duels(self) else None
+
         def objective(part: Tensor, within: Tensor) -> tuple[Tensor, Tensor | None]:
             mine = rows[within]
-            value, fooled = self.verdict(self.scores(self.gradients, part), mine)
+            value, fooled = self.verdict(self.scores(self.gradients, part), mine) if duel is None else duel(part, mine)
             if stops and self.gradients is not self.model:
                 fooled = self.judge(part, mine)[0]
             return value, fooled if stops else None
 
         size, draws = getattr(self.gradients, "examples_per_pass", None), self.eot if is_stochastic(self.gradients) else 1
+        if duel is not None and size is not None:
+            size = size * self.gradients.classes // 2
         return ascend(
             objective, x[rows], ball, steps=steps, step_size=step_size, start=starts[rows], draws=draws, examples_per_pass=size
         )
@@ -214,6 +218,40 @@ class _Goal:
             return fooled, value
         values = [self.verdict(self.scores(self.model, x), rows)[0] for _ in range(int(self.eot))]
         return torch.zeros_like(rows, dtype=torch.bool), torch.stack(values).mean(0)
+
+
+RESELECT = 10
+"""After how many gradients of an image its runner-up is chosen anew."""
+
+
+def _duels(goal: _Goal) -> bool:
+    return goal.loss == "margin" and not goal.targeted and hasattr(goal.gradients, "class_scores")
+
+
+class _Duel:
+    """The margin from two classes: a model that scores each class at a price is asked for the true one and the runner-up.
+
+    The runner-up comes from all classes, every ``RESELECT`` gradients. If it wins, the image is fooled; if not, nothing is
+    proven, and the last word, :meth:`_Goal.judge`, is had by all classes.
+    """
+
+    def __init__(self, goal: _Goal, images: int):
+        self.goal = goal
+        self.rival = torch.zeros(images, dtype=torch.long, device=goal.labels.device)
+        self.gradients = torch.zeros_like(self.rival)
+
+    def __call__(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        goal, labels = self.goal, self.goal.labels[rows]
+        due = self.gradients[rows] % RESELECT == 0
+        if due.any():
+            with torch.no_grad():
+                scores = goal.scores(goal.gradients, x[due]).scatter(1, labels[due, None], -torch.inf)
+            self.rival[rows[due]] = scores.argmax(1)
+        self.gradients[rows] += 1
+        options = {"generator": goal.generator} if is_stochastic(goal.gradients) else {}
+        pair = goal.gradients.class_scores(x, torch.stack([labels, self.rival[rows]], 1), **options)
+        value = check_scores(pair, len(x)).diff(dim=1)[:, 0]
+        return value, value > 0
 
 
 @contextmanager
