@@ -25,7 +25,8 @@ MEASUREMENTS = {"deepbayes": ([*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margi
 
 CHAPTERS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.py"))
 LIBRARY = sorted(str(path) for path in Path("hybridgen_lib").rglob("*") if path.suffix in {".py", ".csv", ".mplstyle"})
-RECIPES = [f for f in LIBRARY if f.startswith("hybridgen_lib/models/") or Path(f).stem in {"classifier", "data", "training", "recipes"}]
+ROOMS = ("classifier.py", "data/", "models/", "training.py", "recipes.py")  # what a trained model depends on
+RECIPES = [path for path in LIBRARY if path.removeprefix("hybridgen_lib/").startswith(ROOMS)]
 RESULTS = sorted(map(str, Path("results").rglob("*.*")))
 PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.is_file() and path.suffix != ".pyc")
 PYTHON = sys.executable

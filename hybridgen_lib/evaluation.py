@@ -98,7 +98,7 @@ def attack_outcomes(
             attacked.append(_inside(ball, a, attack(model, a, b, ball, generator=generator)) if ball.eps > 0 else a)
             bar.update(len(a))
         seconds.append(time.perf_counter() - began)
-        right.append(judged(attacked, float(ball.eps)))
+        right.append(judged(attacked, float(ball.eps)) if ball.eps > 0 else clean)
     bar.close()
     epsilons = [float(ball.eps) for ball in balls]
     return Outcomes(index=index, clean=clean, epsilons=epsilons, right=torch.stack(right), draws=draws, seconds=seconds)

@@ -7,6 +7,7 @@ import torchattacks
 from captum.attr import IntegratedGradients, Saliency
 from fixtures_models import Noisy, images, small_cnn
 
+from hybridgen_lib import recipes
 from hybridgen_lib.attacks import L2, Linf, fgm, fgsm, ifgsm, pgd
 from hybridgen_lib.classifier import frozen_noise
 
@@ -110,3 +111,22 @@ def test_our_classifiers_work_unwrapped_in_peer_libraries(stochastic):
         )
         assert shares.shape == x.shape
         assert gap.abs().max() < 0.05 * model(x).abs().max()
+
+
+@pytest.mark.parametrize("name", ["gfz", "dfx"])
+def test_a_generative_classifier_works_unwrapped_in_peer_libraries(name):
+    """FGSM of two libraries moves every pixel as ours does, but for those whose gradient is zero up to rounding."""
+    model = recipes.build(name, (1, 28, 28), 10, samples=2, width=4, hidden=16, code=4).eval()
+    x, y = images(16)
+    with frozen_noise(model, 0):
+        ours = fgsm(model, x, y, Linf(0.1))
+        for theirs in (
+            torchattacks.FGSM(model, eps=0.1)(x, y),
+            by_foolbox(foolbox.attacks.LinfFastGradientAttack(random_start=False), model, x, y, 0.1),
+        ):
+            assert ((ours - theirs).abs() < 1e-5).float().mean() > 0.99
+        shares, gap = IntegratedGradients(model).attribute(
+            x[:4], torch.zeros_like(x[:4]), y[:4], n_steps=100, return_convergence_delta=True
+        )
+        assert shares.shape == x[:4].shape
+        assert gap.abs().max() < 0.05 * (model(x[:4]) - model(torch.zeros_like(x[:4]))).abs().max()

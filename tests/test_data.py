@@ -79,10 +79,10 @@ def test_a_damaged_fashion_mini_is_named(monkeypatch):
 
 
 def test_the_licence_and_the_script_lie_beside_the_images():
-    folder = Path(module.__file__).parent / "embedded"
+    folder = Path(module.__file__).parent
     assert "Zalando SE" in (folder / "LICENSE-fashion-mnist.txt").read_text()
     assert (folder / "fashion_mini.npz").stat().st_size < 4e6
-    script = importlib.import_module("hybridgen_lib.embedded.cut_fashion_mini")
+    script = importlib.import_module("hybridgen_lib.data.cut_fashion_mini")
     labels = np.arange(20000) % 10
     index = script.chosen(labels, "test")
     assert len(set(index.tolist())) == 1000
@@ -94,7 +94,7 @@ def test_the_licence_and_the_script_lie_beside_the_images():
 @needs_root
 def test_fashion_mini_is_cut_from_the_official_files():
     full, mini = load("fashion-mnist"), load("fashion-mini")
-    script = importlib.import_module("hybridgen_lib.embedded.cut_fashion_mini")
+    script = importlib.import_module("hybridgen_lib.data.cut_fashion_mini")
     assert torch.equal(full.train_x[script.chosen(full.train_y, "train")], mini.train_x)
     index = script.chosen(full.test_y, "test")
     assert torch.equal(full.test_x[index], mini.test_x)

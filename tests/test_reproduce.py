@@ -1,5 +1,7 @@
 """Full-scale jobs: one file each, never twice, bad names refused before any work."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -64,6 +66,17 @@ def test_the_attacks_are_what_their_keys_say(small, monkeypatch):
 def test_bad_names_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         reproduce.reproduce(*arguments)
+
+
+def test_the_graph_runs_every_job():
+    """The Snakefile names models and measurements once more, so that it need not import torch; they must be the same."""
+    lines = (Path(__file__).parents[1] / "Snakefile").read_text().splitlines()
+    told: dict = {}
+    exec("\n".join(line for line in lines if line.startswith(("DEEP_BAYES =", "MEASUREMENTS ="))), told)
+    assert set(told["MEASUREMENTS"]) == set(reproduce.DOCUMENTS)
+    for document, (models, measurements) in told["MEASUREMENTS"].items():
+        plan = reproduce.DOCUMENTS[document]
+        assert (set(models), measurements) == (set(plan["models"]), list(plan["measurements"]))
 
 
 def test_every_claim_of_the_chapter_has_a_job():

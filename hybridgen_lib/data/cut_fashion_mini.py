@@ -1,6 +1,6 @@
 """Cut ``fashion_mini.npz`` out of the official Fashion-MNIST files: 6,000 training and 1,000 test images.
 
-    HYBRIDGEN_DATA=<folder with FashionMNIST/raw> python -m hybridgen_lib.embedded.cut_fashion_mini
+    HYBRIDGEN_DATA=<folder with FashionMNIST/raw> python -m hybridgen_lib.data.cut_fashion_mini
 
 Training images come from the official training set, test images from the official test set, 600 and 100 of each class.
 Which ones is decided by the sha256 of their position, so the choice depends on no library's random numbers. Classes take
@@ -34,7 +34,7 @@ def chosen(labels, split: str, classes: int = 10) -> np.ndarray:
 
 
 def main() -> str:
-    """Write the file beside this script (to a temporary name first); return the sha256 that ``data.py`` expects of it."""
+    """Write the file beside this script (to a temporary name first); return the sha256 that ``load`` expects of it."""
     target = Path(__file__).with_name("fashion_mini.npz")
     full = load("fashion-mnist")
     arrays = {}
