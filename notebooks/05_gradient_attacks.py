@@ -51,16 +51,29 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from hybridgen_lib import attacks, classifier, data, evaluation, figures, recipes, results
+from hybridgen_lib import (
+    attacks,
+    classifier,
+    data,
+    evaluation,
+    figures,
+    recipes,
+    report,
+    results,
+)
 from hybridgen_lib.attacks import L2, Linf
 from hybridgen_lib.classifier import frozen_noise
 
 figures.use_style()
-torch.backends.cudnn.deterministic = True  # on a GPU, too, two equal calls give equal gradients
+torch.backends.cudnn.deterministic = True  # on a GPU, too, equal calls give equal gradients
 device = recipes.choose_device(device)
-fashion = data.load("fashion-mini" if profile == "quick" else "fashion-mnist", data_root or None)
+fashion = data.load(
+    "fashion-mini" if profile == "quick" else "fashion-mnist", data_root or None
+)
 names = ["gfz", "gfy", "gbz", "gby", "dfx", "dfz", "dbx", "cnn"]
-models = {name: recipes.trained(name, fashion, profile, seed, device=device) for name in names}
+models = {
+    name: recipes.trained(name, fashion, profile, seed, device=device) for name in names
+}
 cnn, gfz = models["cnn"], models["gfz"]
 
 # %% [markdown]
@@ -80,7 +93,9 @@ def scores(model, x):
         return model(x)
 
 
-right = torch.stack([scores(models[name], x).argmax(1) == y for name in names])  # (8 models, 30 images)
+right = torch.stack(
+    [scores(models[name], x).argmax(1) == y for name in names]
+)  # (8 models, 30 images)
 easy = right.all(0).nonzero()[:, 0]
 print(f"{len(easy)} of {len(y)} images are classified correctly by all {len(names)} models")
 
@@ -125,7 +140,10 @@ def steepest_l2(g):
 
 # %%
 delta = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
-for ball, project, steepest in [(Linf(0.3), project_linf, steepest_linf), (L2(3.0), project_l2, steepest_l2)]:
+for ball, project, steepest in [
+    (Linf(0.3), project_linf, steepest_linf),
+    (L2(3.0), project_l2, steepest_l2),
+]:
     torch.testing.assert_close(project(delta, ball.eps), ball.project(delta))
     torch.testing.assert_close(steepest(delta), ball.steepest(delta))
     assert (ball.norm(ball.project(delta)) <= ball.eps + 1e-5).all()
@@ -136,13 +154,23 @@ for ball, project, steepest in [(Linf(0.3), project_linf, steepest_linf), (L2(3.
 # %% tags=["hide-input"]
 g = torch.tensor([0.9, 0.35])
 figure, axis = plt.subplots(figsize=(5.2, 3.3))
-axis.add_patch(plt.Rectangle((-1, -1), 2, 2, fill=False, ec="C0", lw=2, label=r"$\ell_\infty$ ball"))
-axis.add_patch(plt.Circle((0, 0), 1, fill=False, ec="C1", lw=2, ls="--", label=r"$\ell_2$ ball"))
+axis.add_patch(
+    plt.Rectangle((-1, -1), 2, 2, fill=False, ec="C0", lw=2, label=r"$\ell_\infty$ ball")
+)
+axis.add_patch(
+    plt.Circle((0, 0), 1, fill=False, ec="C1", lw=2, ls="--", label=r"$\ell_2$ ball")
+)
 axis.annotate("", 0.75 * g, (0, 0), arrowprops={"arrowstyle": "-|>", "lw": 1.5})
 axis.text(0.25, -0.1, "gradient")
 axis.plot(*g.sign(), "s", color="C0", ms=9, label=r"best step, $\ell_\infty$")
 axis.plot(*(g / g.norm()), "o", color="C1", ms=9, label=r"best step, $\ell_2$")
-axis.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), aspect="equal", xlabel="change of pixel 1", ylabel="change of pixel 2")
+axis.set(
+    xlim=(-1.25, 1.25),
+    ylim=(-1.25, 1.25),
+    aspect="equal",
+    xlabel="change of pixel 1",
+    ylabel="change of pixel 2",
+)
 _ = figure.legend(loc="outside right center")
 
 # %% [markdown]
@@ -177,8 +205,12 @@ def gradient(model, x, y):
 precise, t = copy.deepcopy(cnn).double(), 1e-5
 a, label = x[easy[:1]].double(), y[easy[:1]]
 g = gradient(precise, a, label)
-change = [F.cross_entropy(precise(a + sign * t * g.sign()), label).item() for sign in (1, -1)]
-torch.testing.assert_close((change[0] - change[1]) / (2 * t), (g * g.sign()).sum().item(), rtol=0.02, atol=1e-6)
+change = [
+    F.cross_entropy(precise(a + sign * t * g.sign()), label).item() for sign in (1, -1)
+]
+torch.testing.assert_close(
+    (change[0] - change[1]) / (2 * t), (g * g.sign()).sum().item(), rtol=0.02, atol=1e-6
+)
 
 # %% [markdown]
 # The next picture shows two images and the gradients of two models: red where more light raises the loss, blue where
@@ -243,7 +275,9 @@ def frame(i, eps):
         left.imshow(attacked[0, 0].cpu(), vmin=0, vmax=1)
         left.axis("off")
         left.set_title(f"{name} says {fashion.classes[p.argmax()]}", fontsize=8)
-        bars.barh(range(10), p, color=["#333333" if c == y[i] else "#8ab6d6" for c in range(10)])
+        bars.barh(
+            range(10), p, color=["#333333" if c == y[i] else "#8ab6d6" for c in range(10)]
+        )
         bars.set(xlim=(0, 1), ylim=(9.5, -0.5), yticks=range(10), xticks=[0, 1])
         bars.set_yticklabels(fashion.classes, fontsize=7)
     return figure
@@ -281,7 +315,9 @@ def gallery(chosen, radii):
 
 radii = [0.0, 0.1, 0.3]
 tiles, titles = gallery(easy[:3], radii)
-titles[:9] = [f"ε = {eps:g}\n{title}" for title, eps in zip(titles[:9], radii * 3, strict=True)]
+titles[:9] = [
+    f"ε = {eps:g}\n{title}" for title, eps in zip(titles[:9], radii * 3, strict=True)
+]
 figure = figures.image_grid(tiles, titles, columns=9, row_titles=names)
 for axis in figure.axes:
     axis.title.set_color("#b03000" if "✗" in axis.get_title() else "black")
@@ -360,11 +396,21 @@ def climb_by_hand(model, x, y, ball, steps, step_size, start):
 # %%
 a, b, ball = x[easy], y[easy], Linf(0.05)
 mine = climb_by_hand(cnn, a, b, ball, 10, ball.eps / 10, a)
-torch.testing.assert_close(mine, attacks.ifgsm(cnn, a, b, ball, steps=10, stop_when_fooled=False))
+torch.testing.assert_close(
+    mine, attacks.ifgsm(cnn, a, b, ball, steps=10, stop_when_fooled=False)
+)
 
 start = (a + ball.random(a, torch.Generator().manual_seed(seed))).clamp(0, 1)
 mine = climb_by_hand(cnn, a, b, ball, 10, 2.5 * ball.eps / 10, start)
-library = attacks.pgd(cnn, a, b, ball, steps=10, stop_when_fooled=False, generator=torch.Generator().manual_seed(seed))
+library = attacks.pgd(
+    cnn,
+    a,
+    b,
+    ball,
+    steps=10,
+    stop_when_fooled=False,
+    generator=torch.Generator().manual_seed(seed),
+)
 torch.testing.assert_close(mine, library)
 
 # %% [markdown]
@@ -381,10 +427,12 @@ for k, name in enumerate(("cnn", "gfz")):
         for _ in range(steps):
             here = climb_by_hand(model, a, b, ball, 1, 2.5 * ball.eps / steps, here)
             fooled.append((scores(model, here).argmax(1) != b).float().mean().item())
-        once = (scores(model, attacks.fgsm(model, a, b, ball)).argmax(1) != b).float().mean().item()
-    axis.plot(range(1, steps + 1), fooled, color=f"C{k}", marker="os"[k], label=f"{name}, PGD")
-    axis.axhline(once, color=f"C{k}", ls="--", label=f"{name}, FGSM")
-axis.set(xlabel="PGD steps", ylabel=f"fooled, of {len(a)} images", ylim=(-0.03, 1.03), xticks=range(1, steps + 1))
+        wrong = scores(model, attacks.fgsm(model, a, b, ball)).argmax(1) != b
+    look = {"color": f"C{k}", "marker": "os"[k]}
+    axis.plot(range(1, steps + 1), fooled, label=f"{name}, PGD", **look)
+    axis.axhline(wrong.float().mean().item(), color=f"C{k}", ls="--", label=f"{name}, FGSM")
+axis.set(xlabel="PGD steps", ylabel=f"fooled, of {len(a)} images", ylim=(-0.03, 1.03))
+axis.set_xticks(range(1, steps + 1))
 _ = figure.legend(loc="outside right center")
 
 # %% [markdown]
@@ -393,10 +441,16 @@ _ = figure.legend(loc="outside right center")
 # that is quick to attack.
 
 # %%
-many, labels = data.as_float(fashion.test_x[:200]).to(device), fashion.test_y[:200].to(device)
-ball = Linf(0.05)
-by_fgsm = evaluation.attack_outcomes(cnn, (many, labels), attacks.fgsm, Linf, [ball.eps]).estimate("success_rate", ball.eps)
-by_pgd = evaluation.attack_outcomes(cnn, (many, labels), attacks.pgd, Linf, [ball.eps]).estimate("success_rate", ball.eps)
+many = data.as_float(fashion.test_x[:200]).to(device)
+labels = fashion.test_y[:200].to(device)
+
+
+def success_rate(attack, eps):
+    outcomes = evaluation.attack_outcomes(cnn, (many, labels), attack, Linf, [eps])
+    return outcomes.estimate("success_rate", eps)
+
+
+by_fgsm, by_pgd = success_rate(attacks.fgsm, ball.eps), success_rate(attacks.pgd, ball.eps)
 print(f"cnn at ε = 0.05   FGSM: {by_fgsm}   PGD, 40 steps: {by_pgd}")
 assert by_pgd.value >= by_fgsm.value
 
@@ -419,7 +473,9 @@ low, high = classifier.wilson((before & ~after).sum().item(), before.sum().item(
 torch.testing.assert_close((mine, low, high), (by_fgsm.value, by_fgsm.low, by_fgsm.high))
 assert by_fgsm.n == before.sum()
 print(f"wrong, of all images: {(~after).float().mean():.2f}")
-print(f"wrong, of the images that were right: {mine:.2f} [{low:.2f}, {high:.2f}], n = {by_fgsm.n}")
+print(
+    f"wrong, of the images that were right: {mine:.2f} [{low:.2f}, {high:.2f}], n = {by_fgsm.n}"
+)
 
 # %% [markdown]
 # The interval says how far the rate may be off because these 200 images stand for all others. With 30 images it is more
@@ -435,7 +491,9 @@ print(f"wrong, of the images that were right: {mine:.2f} [{low:.2f}, {high:.2f}]
 # %%
 generator = torch.Generator().manual_seed(seed)
 with torch.no_grad():
-    calls = torch.stack([gfz(x[:10], generator) for _ in range(20)])  # (20 calls, 10 images, 10 classes)
+    calls = torch.stack(
+        [gfz(x[:10], generator) for _ in range(20)]
+    )  # (20 calls, 10 images, 10 classes)
 
 
 def margin(scores, y):
@@ -450,7 +508,13 @@ lead = torch.stack([-margin(call, y[:10]) for call in calls]).cpu()  # (20 calls
 figure, axis = plt.subplots(figsize=(6.4, 3.2))
 axis.axhline(0, color="black", lw=1)
 for i in range(10):
-    axis.plot([i] * 20, lead[:, i], "o", color="C0" if (lead[:, i] > 0).all() or (lead[:, i] < 0).all() else "C1", alpha=0.5)
+    axis.plot(
+        [i] * 20,
+        lead[:, i],
+        "o",
+        color="C0" if (lead[:, i] > 0).all() or (lead[:, i] < 0).all() else "C1",
+        alpha=0.5,
+    )
 axis.set(xticks=range(10), ylabel="lead of the right class [nats]")
 _ = axis.set_xticklabels([fashion.classes[c] for c in y[:10]], rotation=30, ha="right")
 
@@ -469,9 +533,15 @@ print(f"images that some calls get right and others wrong: {both} of 10")
 # %%
 variance = calls.var(0)  # (images, classes)
 pairs = [(a, b) for a in range(10) for b in range(a)]
-shared = torch.stack([(calls[..., a] - calls[..., b]).var(0).mean() for a, b in pairs]).mean()
-independent = torch.stack([(variance[:, a] + variance[:, b]).mean() for a, b in pairs]).mean()
-print(f"variance of a score difference: {shared:.0f} with shared noise, {independent:.0f} with independent noise")
+shared = torch.stack(
+    [(calls[..., a] - calls[..., b]).var(0).mean() for a, b in pairs]
+).mean()
+independent = torch.stack(
+    [(variance[:, a] + variance[:, b]).mean() for a, b in pairs]
+).mean()
+print(
+    f"variance of a score difference: {shared:.0f} with shared noise, {independent:.0f} with independent noise"
+)
 assert shared < independent
 
 # %% [markdown]
@@ -486,8 +556,12 @@ with frozen_noise(gfz, seed):
     attacked = attacks.fgsm(gfz, a, b, Linf(0.1))
 for name, images in {"clean": a, "attacked": attacked}.items():
     frozen = (scores(gfz, images).argmax(1) != b).float().mean()
-    fresh = 1 - evaluation.fraction_right(gfz, images, b, draws=5, generator=generator).mean()
-    print(f"{name:9s} wrong on the frozen draw: {frozen:.2f}   wrong on fresh draws: {fresh:.2f}")
+    fresh = (
+        1 - evaluation.fraction_right(gfz, images, b, draws=5, generator=generator).mean()
+    )
+    print(
+        f"{name:9s} wrong on the frozen draw: {frozen:.2f}   wrong on fresh draws: {fresh:.2f}"
+    )
 
 # %% [markdown]
 # Had the attack fitted its draw, its first number would be much the larger one. Only the second counts.
@@ -500,7 +574,9 @@ for name, images in {"clean": a, "attacked": attacked}.items():
 fractions = (lead > 0).float().mean(0)
 honest = classifier.bootstrap_interval(fractions)
 naive = classifier.wilson((lead > 0).sum().item(), lead.numel())
-print(f"over images: {fractions.mean():.2f} [{honest[0]:.2f}, {honest[1]:.2f}]   over calls: [{naive[0]:.2f}, {naive[1]:.2f}]")
+print(
+    f"over images: {fractions.mean():.2f} [{honest[0]:.2f}, {honest[1]:.2f}]   over calls: [{naive[0]:.2f}, {naive[1]:.2f}]"
+)
 
 # %% [markdown]
 # The second interval looks better because it counts each image twenty times.
@@ -525,11 +601,20 @@ figure, axis = plt.subplots(figsize=(6.4, 1.9))
 for k, name in enumerate(("cnn", "gfz")):
     gap = -margin(scores(models[name], x), y).cpu()
     axis.plot(gap[gap > 0], [k] * int((gap > 0).sum()), "os"[k], color=f"C{k}", alpha=0.5)
-    print(f"{name}: {(gap > 17).sum()} of {(gap > 0).sum()} leads are beyond 17 nats, {(gap > 104).sum()} beyond 104")
+    print(
+        f"{name}: {(gap > 17).sum()} of {(gap > 0).sum()} leads are beyond 17 nats, {(gap > 104).sum()} beyond 104"
+    )
 for limit, what in ((17, "$p_y$ rounds to 1"), (104, "gradient is 0")):
     axis.axvline(limit, color="black", ls="--", lw=1)
     axis.text(limit * 1.06, 1.45, what, fontsize=8)
-_ = axis.set(xscale="log", xlim=(0.1, 1000), ylim=(-0.6, 1.9), yticks=[0, 1], yticklabels=["cnn", "gfz"], xlabel="lead [nats]")
+_ = axis.set(
+    xscale="log",
+    xlim=(0.1, 1000),
+    ylim=(-0.6, 1.9),
+    yticks=[0, 1],
+    yticklabels=["cnn", "gfz"],
+    xlabel="lead [nats]",
+)
 
 # %% [markdown]
 # A dot between the lines has a blunt gradient, one beyond the second line has none. The leads of our models are modest.
@@ -562,22 +647,30 @@ assert torch.equal(scores(Louder(cnn, 64), x).argmax(1), scores(cnn, x).argmax(1
 
 # %%
 def health(model, a, b, loss):
-    """How FGSM at 0.1 fares with one loss: share of images without any gradient, and success rate."""
+    """How FGSM at 0.1 fares with one loss: images without any gradient, and successes."""
     inside = a.clone().requires_grad_()
-    values = {"ce": F.cross_entropy(model(inside), b, reduction="sum"), "margin": margin(model(inside), b).sum()}
-    g = torch.autograd.grad(values[loss], inside)[0]
+    climbed = (
+        F.cross_entropy if loss == "ce" else lambda scores, b, **_: margin(scores, b).sum()
+    )
+    g = torch.autograd.grad(climbed(model(inside), b, reduction="sum"), inside)[0]
     attacked = attacks.fgsm(model, a, b, Linf(0.1), loss=loss)
     fooled = scores(model, attacked).argmax(1) != b
-    return {"no gradient": (g == 0).flatten(1).all(1).float().mean().item(), "success rate": fooled.float().mean().item()}
+    nothing = (g == 0).flatten(1).all(1)
+    return {
+        "no gradient": nothing.float().mean().item(),
+        "success rate": fooled.float().mean().item(),
+    }
 
 
+# %%
+sets = {"cnn": (many[before], labels[before]), "gfz": (x[easy[:12]], y[easy[:12]])}
 rows = []
-for name, count in (("cnn", 200), ("gfz", 12)):
-    a, b = (many[before], labels[before]) if name == "cnn" else (x[easy[:count]], y[easy[:count]])
-    for factor in (1, 4, 16, 64):
-        with frozen_noise(models[name], seed):
-            for loss in ("ce", "margin"):
-                rows.append({"model": name, "times": factor, "loss": loss, **health(Louder(models[name], factor), a, b, loss)})
+for name, (a, b) in sets.items():
+    for times in (1, 4, 16, 64):
+        for loss in ("ce", "margin"):
+            with frozen_noise(models[name], seed):
+                found = health(Louder(models[name], times), a, b, loss)
+            rows.append({"model": name, "times": times, "loss": loss, **found})
 table = pd.DataFrame(rows).pivot(index=["model", "times"], columns="loss").round(2)
 table
 
@@ -590,7 +683,13 @@ for axis, name in zip(axes, ("cnn", "gfz"), strict=True):
     for k, loss in enumerate(("ce", "margin")):
         part = table.loc[name]["success rate"][loss]
         axis.plot(part.index, part, marker="os"[k], label=f"FGSM on {loss}")
-    axis.plot(part.index, table.loc[name]["no gradient"]["ce"], color="black", ls=":", label="ce: images without gradient")
+    axis.plot(
+        part.index,
+        table.loc[name]["no gradient"]["ce"],
+        color="black",
+        ls=":",
+        label="ce: images without gradient",
+    )
     axis.set(xscale="log", title=name, xlabel="scores times", ylim=(-0.03, 1.03))
     axis.set_xticks([1, 4, 16, 64], labels=[1, 4, 16, 64])
     axis.minorticks_off()
@@ -600,8 +699,12 @@ _ = figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower cente
 # %%
 loud = table.loc["cnn"].loc[64]
 assert (table["no gradient"]["margin"] == 0).all()  # the margin never loses its gradient
-assert loud["success rate"]["ce"] < loud["success rate"]["margin"] - 0.2  # the same model, "more robust" by arithmetic
-assert table.loc["cnn"]["success rate"]["margin"].nunique() == 1  # the margin does not hear the volume
+assert (
+    loud["success rate"]["ce"] < loud["success rate"]["margin"] - 0.2
+)  # the same model, "more robust" by arithmetic
+assert (
+    table.loc["cnn"]["success rate"]["margin"].nunique() == 1
+)  # the margin does not hear the volume
 
 # %% [markdown]
 # The louder the scores, the fewer images fall to the cross-entropy, and the more have no gradient at all. The margin's
@@ -618,14 +721,26 @@ assert table.loc["cnn"]["success rate"]["margin"].nunique() == 1  # the margin d
 # %%
 live = []
 for name in ("cnn", "dfx", "gfz", "gbz"):
-    curve = evaluation.accuracy_curve(models[name], (x, y), attacks.fgsm, Linf, [0.0, 0.05, 0.1, 0.2, 0.3], draws=2, seed=seed)
+    curve = evaluation.accuracy_curve(
+        models[name],
+        (x, y),
+        attacks.fgsm,
+        Linf,
+        [0.0, 0.05, 0.1, 0.2, 0.3],
+        draws=2,
+        seed=seed,
+    )
     live.append(curve[curve.metric == "success_rate"].assign(model=name))
 live = pd.concat(live)
-_ = figures.curves(live, xlabel="ε", ylabel="FGSM success rate", title="30 images: a sketch, not a result")
+_ = figures.curves(
+    live, xlabel="ε", ylabel="FGSM success rate", title="30 images: a sketch, not a result"
+)
 
 # %%
 at_three = live[live.eps == 0.3].set_index("model")
-assert (at_three.value > 0.5).all()  # the document's larger radius is large, whatever the model
+assert (
+    at_three.value > 0.5
+).all()  # the document's larger radius is large, whatever the model
 print(f"the widest band spans {100 * (live.high - live.low).max():.0f} points")
 
 # %% [markdown]
@@ -648,69 +763,29 @@ print(f"the widest band spans {100 * (live.high - live.low).max():.0f} points")
 # First, the models themselves: their accuracy on clean images.
 
 # %% tags=["recorded"]
-recorded = results.load()
-recorded = recorded[(recorded.document == "deepbayes") & (recorded.data == "fashion-mnist")]
-best = next((p for p in ("paper", "cpu") if (recorded.profile == p).any()), "")  # the larger scale, where it was run
-recorded = recorded[recorded.profile == best].assign(order=recorded.model.map({name: k for k, name in enumerate(names)}))
-recorded = recorded.dropna(subset="order").sort_values(["seed", "order", "eps"])
-
-
-def percent(row):
-    return f"{100 * row.value:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}], n = {row.n}"
-
-
-clean = recorded[(recorded.metric == "clean_accuracy") & (recorded.attack == "none")]
-if clean.empty:
-    print("not yet run at full scale")
-else:
-    lines = [{"model": row.model, "seed": row.seed, "clean accuracy in %": percent(row)} for row in clean.itertuples()]
-    display(pd.DataFrame(lines).set_index("model"))
+recorded = results.load().query("document == 'deepbayes' and data == 'fashion-mnist'")
+best = next((p for p in ("paper", "cpu") if p in set(recorded.profile)), "")  # the larger
+recorded = recorded[recorded.profile == best]
+recorded = recorded.sort_values("model", key=lambda m: m.map(names.index), kind="stable")
+report.rates(recorded.query("metric == 'clean_accuracy' and attack == 'none'"), "metric")
 
 # %% [markdown]
 # Next, Figure 1. On the left what the document plots, on the right the stronger attack on the same radii. Look at
 # whether a line that lies low on the left stays low on the right.
 
 
-# %% tags=["recorded", "hide-input"]
-def figure_one(rows):
-    seeds = sorted(rows.seed.unique())
-    figure, axes = plt.subplots(len(seeds), 2, figsize=(9.6, 3.6 * len(seeds)), squeeze=False, sharey=True)
-    for (axis, row_seed), (protocol, title) in [
-        ((axes[r, c], s), words)
-        for r, s in enumerate(seeds)
-        for c, words in enumerate([("as_published", "FGSM, as published"), ("adaptive", "margin PGD, adaptive")])
-    ]:
-        part = rows[(rows.seed == row_seed) & (rows.protocol == protocol)]
-        axis.set_title(title)
-        if part.empty:
-            axis.text(0.5, 0.5, "not yet run at full scale", ha="center", transform=axis.transAxes)
-        else:
-            figures.curves(part, xlabel="ε", ylabel="success rate", title=f"{title} (seed {row_seed})", axis=axis)
-    return figure
-
-
+# %% tags=["recorded", "readme"]
 attacked = recorded[recorded.metric == "success_rate"]
-_ = print("not yet run at full scale") if attacked.empty else figure_one(attacked)
+titles = {"as_published": "FGSM, as published", "adaptive": "PGD on the margin, adaptive"}
+_ = report.curves_by_protocol(attacked, titles, ylabel="success rate")
 
 # %% [markdown]
 # The same numbers, in per cent of the images that were right before.
 
-
 # %% tags=["recorded"]
-def table_of(part):
-    cells = [f"{100 * row.value:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]" for row in part.itertuples()]
-    part = part.assign(cell=cells, n=part.n.astype(int))
-    return part.pivot(index=["seed", "order", "model", "n"], columns="eps", values="cell").droplevel("order")
-
-
-if attacked.empty:
-    print("not yet run at full scale")
-for protocol, part in sorted(attacked.groupby("protocol"), reverse=True):  # as published first
-    middle = part[part.eps == 0.1].sort_values("value")
-    least, most = middle.iloc[0], middle.iloc[-1]
-    ends = [f"{100 * row.value:.0f} % ({row.model})" for row in (least, most)]
-    print(f"{protocol}, profile {best}: from {ends[0]} to {ends[1]} at ε = 0.1")
-    display(table_of(part))
+for protocol, title in titles.items():
+    print(title)
+    display(report.rates(attacked[attacked.protocol == protocol]))
 
 # %% [markdown]
 # ## The verdict
@@ -724,54 +799,39 @@ for protocol, part in sorted(attacked.groupby("protocol"), reverse=True):  # as 
 # %% tags=["recorded"]
 def in_words(claim):
     if claim.metric == "class_discernible":
-        return "the eye still knows the class" if claim.eps < 0.2 else "to the eye, much worse than at 0.1"
+        return (
+            "the eye still knows the class"
+            if claim.eps < 0.2
+            else "worse to the eye than 0.1"
+        )
     if claim.metric == "success_rate_rise":
         steeper = claim.locator == "Classifier Robustness"
-        return "D rise more from 0.1 to 0.3 than G" if steeper else "the lead of G over D grows from 0.1 to 0.3"
+        return (
+            "D rise more from 0.1 to 0.3"
+            if steeper
+            else "G lead by more at 0.3 than at 0.1"
+        )
     if claim.metric == "accuracy":
         return "G keep more accuracy than D"
-    return "the success rate rises from 0.1 to 0.3" if claim.model == claim.versus else "GFZ, GFY, GBZ are fooled less than D"
-
-
-def tally(part):
-    said = part.verdict.where(part.verdict != "", part.reason).replace("", "without a verdict (stand-in)").value_counts()
-    return ", ".join(f"{count} {verdict}" for verdict, count in said.items())
+    rises = claim.model == claim.versus
+    return (
+        "more are fooled at 0.3 than at 0.1"
+        if rises
+        else "GFZ, GFY, GBZ are fooled less than D"
+    )
 
 
 board = results.scoreboard(document="deepbayes", chapter="05")
-board["claim"] = [in_words(claim) for claim in board.itertuples()]
-names_of = {"as_published": "as published", "adaptive": "adaptive", "": "as published"}
-board["measured"] = board.protocol.map(names_of)
-once = board.drop_duplicates(["claim", "eps", "measured", "model", "versus"])  # all seeds of a comparison share its verdict
-summary = once.groupby(["claim", "eps", "measured"])[["verdict", "reason"]].apply(tally).unstack(fill_value="")
-summary = summary.loc[list(dict.fromkeys(zip(board.claim, board.eps, strict=True))), ["as published", "adaptive"]]
-with pd.option_context("display.max_colwidth", None, "display.width", 200):
-    display(summary)
+with pd.option_context("display.max_colwidth", None):
+    display(report.verdicts(board, in_words))
 
 # %% [markdown]
 # G are the generative models, D are DFX and DFZ. The next picture opens the rows that compare two models: each line is
 # one pair, the difference of their success rates at $\epsilon$. Left of zero, the generative model is fooled less
 # often. Look at whether the attack moves a pair across zero.
 
-# %% tags=["recorded", "hide-input"]
-pairs = board[(board.metric == "success_rate") & (board.model != board.versus) & board.ours.notna()]
-if pairs.empty:
-    print("not yet run at full scale")
-else:
-    pairs = pairs.assign(
-        pair=pairs.model + " - " + pairs.versus + pairs.seed.map(lambda s: f" (seed {s})" if pairs.seed.nunique() > 1 else "")
-    )
-    figure, axes = plt.subplots(1, 2, figsize=(7.6, 1 + 0.3 * pairs.pair.nunique()), sharey=True, sharex=True)
-    for axis, (eps, part) in zip(axes, pairs.groupby("eps"), strict=True):
-        for k, (protocol, rows) in enumerate(part.groupby("protocol", sort=False)):
-            place = [list(dict.fromkeys(pairs.pair)).index(pair) + 0.25 * k for pair in rows.pair]
-            reach = [rows.ours - rows.low, rows.high - rows.ours]
-            axis.errorbar(rows.ours, place, xerr=reach, fmt="os"[k], label=names_of[protocol])
-        axis.axvline(0, color="black", lw=1)
-        axis.set(title=f"ε = {eps:g}", xlabel="difference of success rates")
-    axes[0].set(yticks=[k + 0.12 for k in range(pairs.pair.nunique())], yticklabels=dict.fromkeys(pairs.pair))
-    axes[0].invert_yaxis()
-    _ = figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
+# %% tags=["recorded"]
+_ = report.differences(board[board.metric == "success_rate"], "difference of success rates")
 
 # %% [markdown]
 # Read the scoreboard with three reservations. Our models are smaller than those of Deep Bayes {cite}`li2019generative`
@@ -827,7 +887,9 @@ target = (y + 1) % 10
 tried = targeted_by_hand(cnn, x, target, 0.1)
 if tried is not None:
     torch.testing.assert_close(tried, attacks.fgsm(cnn, x, y, Linf(0.1), target=target))
-    print(f"images that become the chosen class: {(scores(cnn, tried).argmax(1) == target).float().mean():.2f}")
+    print(
+        f"images that become the chosen class: {(scores(cnn, tried).argmax(1) == target).float().mean():.2f}"
+    )
 
 # %% [markdown]
 # **3. The smallest step that fools.** (medium, 15 minutes) For each image, find the smallest $\epsilon$ on a grid at
@@ -844,7 +906,9 @@ def smallest_eps(model, x, y, grid):
 # Solution
 def smallest_eps(model, x, y, grid):
     found = torch.full((len(x),), float("inf"), device=x.device)
-    for eps in sorted(grid, reverse=True):  # downwards, so that the last one written is the smallest
+    for eps in sorted(
+        grid, reverse=True
+    ):  # downwards, so that the last one written is the smallest
         fooled = scores(model, attacks.fgsm(model, x, y, Linf(eps))).argmax(1) != y
         found[fooled] = eps
     return found
@@ -855,7 +919,12 @@ grid = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3]
 found = smallest_eps(cnn, many[before], labels[before], grid)
 if found is not None:
     for eps in grid[:2]:
-        fooled = scores(cnn, attacks.fgsm(cnn, many[before], labels[before], Linf(eps))).argmax(1) != labels[before]
+        fooled = (
+            scores(cnn, attacks.fgsm(cnn, many[before], labels[before], Linf(eps))).argmax(
+                1
+            )
+            != labels[before]
+        )
         assert (found[fooled] <= eps).all()
         assert (found[~fooled] != eps).all()
     print(f"median of the smallest ε: {found.median():.2f}")
@@ -884,9 +953,14 @@ def averaged_gradient(model, x, y, draws, generator):
 agreement, generator = {}, torch.Generator().manual_seed(seed)
 if averaged_gradient(gfz, x[:1], y[:1], 1, generator) is not None:
     for draws in (1, 8):
-        two = [averaged_gradient(gfz, x[:8], y[:8], draws, generator).flatten(1) for _ in range(2)]
+        two = [
+            averaged_gradient(gfz, x[:8], y[:8], draws, generator).flatten(1)
+            for _ in range(2)
+        ]
         agreement[draws] = F.cosine_similarity(*two).mean().item()
-    print(f"cosine of two gradients: {agreement[1]:.2f} from single draws, {agreement[8]:.2f} from averages of 8")
+    print(
+        f"cosine of two gradients: {agreement[1]:.2f} from single draws, {agreement[8]:.2f} from averages of 8"
+    )
     assert agreement[8] > agreement[1]
 
 # %% [markdown]

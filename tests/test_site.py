@@ -126,7 +126,7 @@ def test_slider_moves_the_picture_without_a_kernel(visit, chapter):
 @every_chapter
 def test_solution_shows_only_when_asked_for(visit, chapter):
     page = visit.open(chapter)
-    hidden = page.locator("details.hide").first
+    hidden = page.locator("details.hide", has=page.get_by_text("Show the solution")).first
     solution = hidden.locator("pre").first
     assert not solution.is_visible()
     hidden.locator("summary").click()

@@ -1,0 +1,99 @@
+"""How a chapter shows recorded results: curves, tables, verdicts and paired differences, or the words that there are none.
+
+Each function takes rows of :func:`hybridgen_lib.results.load` or :func:`hybridgen_lib.results.scoreboard`. Where a table holds
+nothing it says "not yet run at full scale"; no number of a quick run ever takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hybridgen_lib import figures
+from hybridgen_lib.results import NOT_RUN
+
+__all__ = ["PROTOCOL_TITLES", "curves_by_protocol", "differences", "percent", "rates", "verdicts"]
+
+PROTOCOL_TITLES = {"as_published": "as published", "adaptive": "adaptive"}
+
+
+def percent(value: float, low: float, high: float, digits: int = 0) -> str:
+    """A share with its interval, in per cent: ``"83 [75, 89]"``."""
+    return f"{100 * value:.{digits}f} [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+
+
+def rates(rows: pd.DataFrame, columns: str = "eps") -> pd.DataFrame:
+    """A table with one row per model and one column per value of ``columns``; cells read "83 [75, 89]", in per cent."""
+    if rows.empty:
+        return pd.DataFrame({"": [NOT_RUN]}, index=[""])
+    cells = [percent(row.value, row.low, row.high) for row in rows.itertuples()]
+    shown = rows.assign(cell=cells, n=rows["n"].astype(int), model=pd.Categorical(rows["model"], rows["model"].unique()))
+    return shown.pivot(index=["profile", "seed", "model", "n"], columns=columns, values="cell")
+
+
+def curves_by_protocol(rows: pd.DataFrame, titles: dict[str, str], ylabel: str) -> Figure:
+    """One row of panels a seed, one panel a protocol (``titles`` names them), one line a model, in the same colours."""
+    seeds = sorted(rows["seed"].unique()) or [0]
+    size = (4.8 * len(titles), 3.6 * len(seeds))
+    figure, axes = plt.subplots(len(seeds), len(titles), figsize=size, squeeze=False, sharey=True)
+    for line, seed in zip(axes, seeds, strict=True):
+        for axis, (protocol, title) in zip(line, titles.items(), strict=True):
+            part = rows[(rows["seed"] == seed) & (rows["protocol"] == protocol)]
+            if part.empty:
+                axis.text(0.5, 0.5, NOT_RUN, ha="center", transform=axis.transAxes)
+                axis.set(title=title, xlabel="ε")
+            else:
+                words = f"{title}, seed {seed}" if len(seeds) > 1 else title
+                figures.curves(part, xlabel="ε", ylabel=ylabel, title=words, axis=axis)
+        for axis in line[:-1]:
+            if axis.get_legend() and line[-1].get_legend():
+                axis.get_legend().remove()
+        for axis in line[1:]:
+            axis.set_ylabel("")
+    return figure
+
+
+def verdicts(board: pd.DataFrame, in_words: Callable) -> pd.DataFrame:
+    """Count the verdicts of a scoreboard: a row per sentence and eps, a column per protocol, cells like "5 stands".
+
+    ``in_words(claim)`` gives the sentence that a row of the scoreboard belongs to. A comparison counts once, whatever the
+    number of seeds; what has no verdict shows its reason.
+    """
+    board = board.assign(claim=[in_words(claim) for claim in board.itertuples()], ε=board["eps"])
+    board["protocol"] = board["protocol"].map(PROTOCOL_TITLES).fillna("as published")
+    board["said"] = board["verdict"].where(board["verdict"] != "", board["reason"]).replace("", "no verdict (stand-in)")
+    once = board.drop_duplicates(["claim", "ε", "protocol", "key"])
+    counts = once.groupby(["claim", "ε", "protocol"], sort=False, dropna=False)["said"].agg(
+        lambda said: ", ".join(f"{count} {words}" for words, count in said.value_counts().items())
+    )
+    table = counts.unstack("protocol", fill_value="").reindex(columns=list(PROTOCOL_TITLES.values()), fill_value="")
+    return table.loc[list(dict.fromkeys(zip(once["claim"], once["ε"], strict=True)))]
+
+
+def differences(board: pd.DataFrame, xlabel: str) -> Figure | None:
+    """The comparisons of two models in a scoreboard: a panel per eps, a line per pair, a marker and interval per protocol."""
+    pairs = board[(board["versus"] != "") & (board["model"] != board["versus"]) & board["ours"].notna()]
+    if pairs.empty:
+        print(NOT_RUN)
+        return None
+    several = pairs["seed"].nunique() > 1
+    names = pairs["model"] + " − " + pairs["versus"] + (pairs["seed"].map(" (seed {})".format) if several else "")
+    pairs = pairs.assign(pair=names)
+    order = list(dict.fromkeys(names))
+    size = (7.6, 1 + 0.3 * len(order))
+    figure, axes = plt.subplots(1, pairs["eps"].nunique(), figsize=size, squeeze=False, sharey=True, sharex=True)
+    for axis, (eps, part) in zip(axes[0], pairs.groupby("eps"), strict=True):
+        for k, (protocol, title) in enumerate(PROTOCOL_TITLES.items()):
+            rows = part[part["protocol"] == protocol]
+            heights = [order.index(pair) + 0.25 * k for pair in rows["pair"]]
+            reach = [rows["ours"] - rows["low"], rows["high"] - rows["ours"]]
+            axis.errorbar(rows["ours"], heights, xerr=reach, fmt="os"[k], label=title)
+        axis.axvline(0, color="black", linewidth=1)
+        axis.set(title=f"ε = {eps:g}", xlabel=xlabel)
+    axes[0, 0].set_yticks([k + 0.12 for k in range(len(order))], order)
+    axes[0, 0].invert_yaxis()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
+    return figure

@@ -1,0 +1,88 @@
+"""What a chapter shows of recorded results, and what it says where there are none."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+
+from hybridgen_lib import data, report, results
+from hybridgen_lib.measurement import Outcomes
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Two models at two radii by both protocols: ``gfz`` holds, ``dfx`` falls; the adaptive attack takes both."""
+    root = tmp_path_factory.mktemp("results")
+    x = torch.zeros(100, 1, 8, 8, dtype=torch.uint8)
+    images = data.ImageData(x, torch.arange(100) % 10, x, torch.arange(100) % 10, tuple("abcdefghij"), "fashion-mnist")
+    key = {"document": "deepbayes", "data": images, "profile": "cpu", "seed": 0, "chapter": "05", "norm": "linf"}
+    for model, protocol, left in [
+        ("gfz", "as_published", (80, 60)),
+        ("dfx", "as_published", (30, 10)),
+        ("gfz", "adaptive", (0, 0)),
+        ("dfx", "adaptive", (0, 0)),
+    ]:
+        right = torch.stack([(torch.arange(100) < count).double() for count in left])
+        outcomes = Outcomes(list(range(100)), torch.ones(100), [0.1, 0.3], right)
+        attack = {"attack": "fgsm", "steps": 1} if protocol == "as_published" else {"attack": "pgd-margin", "steps": 40}
+        results.record(outcomes, root, model=model, protocol=protocol, **attack, **key)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def test_rates_are_cells_in_per_cent_in_the_order_given(recorded):
+    rows = results.load(recorded).query("metric == 'success_rate' and protocol == 'as_published'")
+    table = report.rates(rows.iloc[::-1])
+    assert list(table.index.get_level_values("model")) == ["gfz", "dfx"]
+    assert table.loc[("cpu", 0, "gfz", 100), 0.1].startswith("20 [13, 29")
+    assert table.loc[("cpu", 0, "dfx", 100), 0.3] == "90 [83, 94]"
+
+
+def test_percent_rounds_as_asked():
+    assert report.percent(0.8349, 0.7, 1.0) == "83 [70, 100]"
+    assert report.percent(0.8349, 0.7, 1.0, digits=1) == "83.5 [70.0, 100.0]"
+
+
+def test_curves_stand_in_a_panel_for_each_protocol(recorded):
+    rows = results.load(recorded).query("metric == 'success_rate'")
+    figure = report.curves_by_protocol(rows, {"as_published": "published", "adaptive": "hard"}, "success rate")
+    left, right = figure.axes
+    assert (left.get_title(), right.get_title()) == ("published", "hard")
+    assert len(left.lines) == len(right.lines) == 2
+    assert left.get_legend() is None
+    assert right.get_legend() is not None
+
+
+def test_verdicts_are_counted_by_sentence_and_protocol(recorded):
+    board = results.scoreboard("deepbayes", root=recorded)
+    table = report.verdicts(board, lambda claim: claim.kind)
+    said = table.loc[("order", 0.1)]
+    assert "reproduced" in said["as published"]
+    assert "does not stand" in said["adaptive"]
+    assert list(table.columns) == ["as published", "adaptive"]
+    counted = board[(board["protocol"] == "adaptive") & (board["eps"] == 0.1) & (board["kind"] == "order")]
+    assert sum(int(part.split()[0]) for part in said["adaptive"].split(", ")) == len(counted)
+
+
+def test_differences_show_each_pair_at_each_radius(recorded):
+    board = results.scoreboard("deepbayes", root=recorded).query("metric == 'success_rate'")
+    figure = report.differences(board, "difference")
+    assert [axis.get_title() for axis in figure.axes] == ["ε = 0.1", "ε = 0.3"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["gfz − dfx"]
+
+
+def test_nothing_recorded_says_so(tmp_path, capsys):
+    rows, board = results.load(tmp_path), results.scoreboard("deepbayes", root=tmp_path)
+    assert report.rates(rows).iloc[0, 0] == results.NOT_RUN
+    figure = report.curves_by_protocol(rows, {"as_published": "published"}, "rate")
+    assert figure.axes[0].texts[0].get_text() == results.NOT_RUN
+    assert report.differences(board, "difference") is None
+    assert results.NOT_RUN in capsys.readouterr().out
+    table = report.verdicts(board[board["chapter"] == "05"], lambda claim: claim.metric)
+    assert table.apply(lambda cells: cells.str.contains(results.NOT_RUN)).any(axis=None)
+    assert isinstance(table, pd.DataFrame)
