@@ -210,6 +210,8 @@ def test_generative_formulas_draw_and_the_others_say_why_not(name):
     assert drawn["y"].shape == (7,)
     assert drawn["z"].shape == (7, CODE)
     assert 0 <= drawn["x"].min() <= drawn["x"].max() <= 1
+    with pytest.raises(ValueError, match="count"):
+        model.sample(0)
     assert torch.equal(drawn["x"], model.sample(7, generator=torch.Generator().manual_seed(0))["x"])
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hybridgen_lib.classifier import StochasticClassifier
+from hybridgen_lib.classifier import StochasticClassifier, check_number
 from hybridgen_lib.models.factorization import Factorization
 
 __all__ = ["LatentVariableClassifier"]
@@ -168,6 +168,7 @@ class LatentVariableClassifier(StochasticClassifier):
 
         Labels come back as integers (count,). Raises ``ValueError`` where the formula gives x: such a model cannot draw.
         """
+        check_number(count, "count", low=1, integer=True)
         if not self.model.is_generative:
             raise ValueError(f"model {self.model} gives x and cannot sample it; a generative formula has a factor p(x|...)")
         generator = generator or torch.Generator().manual_seed(self.noise_seed)
