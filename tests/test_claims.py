@@ -133,7 +133,7 @@ def test_a_radius_that_cannot_mean_what_it_says_has_a_row_for_each_reading():
 
 
 def test_a_written_chapter_has_no_claim_waiting_for_it():
-    notebooks = Path(results.__file__).parents[1] / "notebooks"
+    notebooks = Path(results.__file__).parents[2] / "notebooks"
     written = {path.name[:2] for path in notebooks.glob("[0-9][0-9]_*.py")}
     waiting = set(CLAIMS[CLAIMS["reason"] == "chapter not written yet"]["chapter"])
     assert waiting & written == set()

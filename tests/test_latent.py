@@ -12,7 +12,16 @@ from hybridgen_lib.classifier import frozen_noise
 from hybridgen_lib.models import latent
 from hybridgen_lib.models.factorization import DEEP_BAYES
 from hybridgen_lib.models.latent import LatentVariableClassifier
-from hybridgen_lib.models.networks import DEEP_BAYES_SIGMA, PixelNormal, StandardNormal, SumOfLinears, UniformClasses
+from hybridgen_lib.models.networks import (
+    DEEP_BAYES_SIGMA,
+    ConvTrunk,
+    GaussianFactor,
+    ImageFactor,
+    PixelNormal,
+    StandardNormal,
+    SumOfLinears,
+    UniformClasses,
+)
 
 SHAPE, CLASSES, CODE = (1, 12, 10), 4, 5
 
@@ -99,6 +108,37 @@ def test_fresh_scores_differ_and_do_not_touch_the_global_source():
         a = model(x, generator=torch.Generator().manual_seed(1))
         assert torch.equal(a, model(x, generator=torch.Generator().manual_seed(1)))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_two_latent_variables_have_noise_of_their_own_and_score_as_the_sum_says():
+    """p(z) p(m) p(y) p(x|z,m,y) with the guide q(m|x,y) q(z|x,y,m): one image and one class, written out."""
+    trunk = {"image_shape": SHAPE, "width": 2, "hidden": 8}
+    networks = {
+        "p(z)": StandardNormal(3),
+        "p(m)": StandardNormal(3),
+        "p(y)": UniformClasses(CLASSES),
+        "p(x|z,m,y)": ImageFactor({"z": 3, "m": 3, "y": CLASSES}, **trunk),
+        "q(m|x,y)": GaussianFactor({"x": 8, "y": CLASSES}, [8], 3, ConvTrunk(**trunk)),
+        "q(z|x,y,m)": GaussianFactor({"x": 8, "y": CLASSES, "m": 3}, [8], 3, ConvTrunk(**trunk)),
+    }
+    model = LatentVariableClassifier(
+        "p(z) p(m) p(y) p(x|z,m,y)", "q(m|x,y) q(z|x,y,m)", networks, classes=CLASSES, samples=2
+    ).double()
+    x, y = images(1, dtype=torch.float64), torch.eye(CLASSES, dtype=torch.float64)[1:2]
+    with torch.no_grad(), frozen_noise(model, 5):
+        noise = model._noise(x, 2, None)
+        assert not torch.equal(noise["z"], noise["m"])
+        weights = []
+        for k in range(2):
+            q_m = networks["q(m|x,y)"](x=x, y=y)
+            m = q_m.base_dist.loc + q_m.base_dist.scale * noise["m"][k]
+            q_z = networks["q(z|x,y,m)"](x=x, y=y, m=m)
+            z = q_z.base_dist.loc + q_z.base_dist.scale * noise["z"][k]
+            prior = Normal(0.0, 1.0).log_prob(torch.cat([z, m], 1)).sum(1) - math.log(CLASSES)
+            picture = networks["p(x|z,m,y)"](z=z, m=m, y=y).log_prob(x)
+            weights.append(prior + picture - q_m.log_prob(m) - q_z.log_prob(z))
+        expected = torch.logsumexp(torch.stack(weights), 0) - math.log(2)
+        torch.testing.assert_close(model(x)[:, 1], expected)
 
 
 # ---------------------------------------------------------------- a model whose answer is known

@@ -11,7 +11,7 @@ import torch
 from hybridgen_lib import results
 from hybridgen_lib.data import ImageData
 from hybridgen_lib.measurement import Estimate, Outcomes
-from hybridgen_lib.results import claim_verdict, load, number_verdict, order_verdict, record, scoreboard
+from hybridgen_lib.results import claim_verdict, files, load, number_verdict, order_verdict, record, scoreboard, verdicts
 
 N = 400
 
@@ -55,7 +55,7 @@ def test_a_result_comes_back_as_rows_with_key_and_provenance(tmp_path, data):
 
 def test_the_commit_is_that_of_the_library(tmp_path, data):
     content = json.loads(record(run(), tmp_path, **key(data, attack="none", norm="")).read_text())
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=results._folder(None).parent, capture_output=True, text=True)
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=files.folder(None).parent, capture_output=True, text=True)
     assert content["provenance"]["commit"] == (git.stdout.strip() if git.returncode == 0 else "unknown")
     assert isinstance(content["provenance"]["changed_since"], bool)
 
@@ -80,7 +80,7 @@ def test_the_same_key_replaces_and_leaves_no_temporary_file(tmp_path, data):
 def test_a_killed_write_leaves_the_last_good_file(tmp_path, data, monkeypatch):
     path = record(run([0.1]), tmp_path, **key(data))
     before = path.read_text()
-    monkeypatch.setattr(results.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(files.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         record(run([0.9]), tmp_path, **key(data))
     assert path.read_text() == before
@@ -143,10 +143,10 @@ def test_an_empty_folder_gives_an_empty_table_with_the_same_columns(tmp_path, da
 
 
 def test_the_committed_rows_are_what_the_outcomes_give():
-    for item in results._read(None):
-        again = json.loads(json.dumps(results._rows(item["outcomes"])))
+    for item in files.read(None):
+        again = json.loads(json.dumps(files.rows_of(item["outcomes"])))
         written = pd.DataFrame(item["rows"])
-        pd.testing.assert_frame_equal(pd.DataFrame(again), written, rtol=1e-9, obj=str(results._path(item["key"])))
+        pd.testing.assert_frame_equal(pd.DataFrame(again), written, rtol=1e-9, obj=str(files.file_of(item["key"])))
         assert item["key"]["profile"] in ("cpu", "paper")
 
 
@@ -368,7 +368,7 @@ def test_a_claim_about_levels_bounds_and_gaps(tmp_path, data, monkeypatch):
         blank | {"kind": "level", "metric": "fid", "value": 12.0},
         blank | {"kind": "level", "value": 0.5, "steps": 20.0},
     ]
-    monkeypatch.setattr(results, "claims", lambda: pd.DataFrame(rows))
+    monkeypatch.setattr(verdicts, "claims", lambda: pd.DataFrame(rows))
     both(tmp_path, data, (0.1, 0.5), (0.5, 0.9))
     record(run(), tmp_path, **key(data, attack="none", norm=""))
     board = scoreboard(root=tmp_path)

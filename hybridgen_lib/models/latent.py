@@ -143,7 +143,9 @@ class LatentVariableClassifier(StochasticClassifier):
 
     def _noise(self, x: Tensor, samples: int, generator: torch.Generator | None) -> dict[str, Tensor]:
         sizes = {name: self.networks[str(self.guide.factor_of(name))].dims for name in self.guide.variables}
-        return {name: self.noise(samples, len(x), dims, x, generator) for name, dims in sizes.items()}
+        # one draw, split: under frozen noise two draws would repeat each other
+        eps = self.noise(samples, len(x), sum(sizes.values()), x, generator)
+        return dict(zip(sizes, eps.split(list(sizes.values()), dim=-1), strict=True))
 
     def _one_hot(self, x: Tensor) -> Tensor:
         return torch.eye(self.classes, dtype=x.dtype, device=x.device)

@@ -1,0 +1,207 @@
+"""Full-scale results on file: one run a file, with what happened to every image, its key and where it came from.
+
+Every number is computed from the outcomes (:class:`~hybridgen_lib.measurement.Outcomes`), here and again in a test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from hybridgen_lib import __version__
+from hybridgen_lib.classifier import check_choice, check_number
+from hybridgen_lib.data import ImageData
+from hybridgen_lib.measurement import Outcomes
+
+__all__ = ["DOCUMENTS", "PROFILES", "PROTOCOLS", "file_of", "load", "path_of", "read", "record", "rows_of"]
+
+DOCUMENTS = ("hybrid", "deepbayes", "interpretable", "zoo", "causalib")
+PROFILES = ("paper", "cpu")  # the better one first; a quick run is never recorded
+PROTOCOLS = ("as_published", "adaptive")
+_KEY = ("document", "data", "claim_data", "model", "profile", "seed", "protocol", "attack", "norm", "steps")
+_KEY += ("reading", "variant", "stand_in", "chapter")
+
+
+def folder(root) -> Path:
+    clone = Path(__file__).resolve().parents[2]
+    return Path(root) if root is not None else (clone if (clone / "pyproject.toml").exists() else Path()) / "results"
+
+
+def file_of(key: Mapping) -> Path:
+    """``<document>/<data>/<model>-<profile>-s<seed>-<protocol>-<attack>.json``, the attack with what else tells runs apart."""
+    attack = [key["attack"], key["norm"] if key["norm"] != "linf" else "", str(key["steps"]), key["reading"], key["variant"]]
+    run = [key["model"], key["profile"], f"s{key['seed']}", key["protocol"], *filter(None, attack)]
+    data, file = (re.sub(r"[^\w.=,@+-]+", "_", name) for name in (key["data"], "-".join(run)))
+    return Path(key["document"], data, file + ".json")
+
+
+def rows_of(outcomes: Outcomes) -> list[dict]:
+    table = outcomes.table()
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def _git(*arguments: str) -> str | None:
+    where = Path(__file__).resolve().parents[1]  # the library
+    try:
+        return subprocess.run(["git", "-C", where, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def record(outcomes: Outcomes, root: str | Path | None = None, *, data: ImageData, device: str = "cpu", **key) -> Path:
+    """Write one run to its file (to a temporary name first) and return the path. The same key replaces the earlier run.
+
+    Args:
+        outcomes: what happened to each image; without radii for ``attack="none"``, clean accuracy alone.
+        root: folder of results, by default ``results`` of the clone this package lies in.
+        data: the data set that was used; its name enters the key, its checksum the provenance.
+        device: where the model ran.
+        key: which run this is, as :func:`path_of` takes it.
+
+    Raises:
+        ValueError: for anything that is not so.
+    """
+    if not isinstance(outcomes, Outcomes) or not isinstance(data, ImageData):
+        kinds = type(outcomes).__name__, type(data).__name__
+        raise ValueError(f"outcomes must be Outcomes and data ImageData, got {kinds[0]} and {kinds[1]}")
+    if max(outcomes.index) >= len(data.test_x):
+        raise ValueError(f"outcomes speak of image {max(outcomes.index)}, but {data.name} has {len(data.test_x)} test images")
+    key = _full_key(data=data, **key)
+    _check_outcomes(key, outcomes)
+    provenance = {
+        "version": __version__,
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "changed_since": bool(_git("status", "--porcelain", "--", ".")),  # is the library what that commit holds?
+        "device": str(device),
+        "torch": torch.__version__,
+        "data_checksum": data.checksum,
+        "seconds": round(sum(outcomes.seconds), 3),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    path = folder(root) / file_of(key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"key": key, "provenance": provenance, "rows": rows_of(outcomes), "outcomes": outcomes.to_dict()}
+    part = path.with_name(f".{os.getpid()}-{path.name}")
+    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'), allow_nan=False)}" for k, v in content.items())
+    part.write_text("{" + lines + "}\n")
+    os.replace(part, path)
+    return path
+
+
+def path_of(root: str | Path | None = None, **key) -> Path:
+    """The file of one run, whether it is there or not.
+
+    Args:
+        root: folder of results, by default ``results`` of the clone this package lies in.
+        document: which document's claims it speaks to: hybrid, deepbayes, interpretable, zoo or causalib.
+        data: the data set (an ``ImageData``).
+        model: recipe name; ``changes`` to the recipe are appended, as ``mlp-causalib@alpha=0.01,beta=0.05``.
+        profile: cpu or paper; a quick run is no result.
+        seed: the seed of training and attack.
+        protocol: as_published, or adaptive.
+        attack, norm, steps: which attack at which radii (in the outcomes); norm is linf or l2, steps may be empty.
+        chapter: two digits, the chapter that explains the run.
+        reading: which reading of the document, where it can be read in two ways; variant: ``code`` for a bug of its code.
+        stand_in: how the run differs from the document's (other data, width or schedule); then it can never "reproduce".
+        claim_data: the document's data set that this one stands in for; by default the data set itself.
+
+    Raises:
+        ValueError: for anything that is not so.
+    """
+    return folder(root) / file_of(_full_key(**key))
+
+
+def _full_key(
+    *,
+    document: str,
+    data: ImageData,
+    model: str,
+    profile: str,
+    seed: int,
+    protocol: str,
+    chapter: str,
+    attack: str = "none",
+    norm: str = "",
+    steps: int | str = "",
+    changes: Mapping | None = None,
+    reading: str = "",
+    variant: str = "",
+    stand_in: str = "",
+    claim_data: str = "",
+) -> dict:
+    plain = {name: f"{v:g}" if isinstance(v, float) else str(v).lower() for name, v in sorted((changes or {}).items())}
+    extra = ",".join(f"{name}={v}" for name, v in plain.items())
+    key = {
+        "document": document, "data": data.name, "claim_data": claim_data or data.name,
+        "model": f"{model}@{extra}" if extra else model, "profile": profile, "seed": seed, "protocol": protocol,
+        "attack": attack, "norm": norm, "steps": steps, "reading": reading, "variant": variant, "stand_in": stand_in,
+        "chapter": chapter,
+    }  # fmt: skip
+    _check_key(key)
+    return key
+
+
+def _check_key(key: Mapping) -> None:
+    if set(key) != set(_KEY):
+        raise ValueError(f"key must have exactly {', '.join(_KEY)}; got {', '.join(key)}")
+    check_choice(key["document"], "document", DOCUMENTS)
+    check_choice(key["profile"], "profile", PROFILES)
+    check_choice(key["protocol"], "protocol", PROTOCOLS)
+    check_choice(key["norm"], "norm", ("", "linf", "l2"))
+    check_choice(key["variant"], "variant", ("", "code"))
+    check_number(key["seed"], "seed", low=0, integer=True)
+    if key["steps"] != "":
+        check_number(key["steps"], "steps", low=1, integer=True)
+    for name in ("model", "attack"):
+        if not isinstance(key[name], str) or not re.fullmatch(r"\w[\w.=,@+-]*", key[name]):
+            raise ValueError(f"{name} must be a name, got {key[name]!r}")
+    if not re.fullmatch(r"\d\d", str(key["chapter"])):
+        raise ValueError(f"chapter must be two digits, got {key['chapter']!r}")
+
+
+def _check_outcomes(key: Mapping, outcomes: Outcomes) -> None:
+    if (key["attack"] == "none") != (not outcomes.epsilons):
+        raise ValueError(f"attack must be 'none' exactly where no radius was measured; got {key['attack']!r}")
+
+
+def read(root) -> list[dict]:
+    """All result files: key, provenance, rows as written, and the outcomes; ``ValueError`` names a bad file."""
+    found = []
+    for path in sorted(folder(root).rglob("*.json")):
+        if path.name.startswith("."):
+            continue
+        try:
+            content = json.loads(path.read_text())
+            content["outcomes"] = Outcomes.from_dict(content["outcomes"])
+            _check_key(content["key"])
+            _check_outcomes(content["key"], content["outcomes"])
+            if path != folder(root) / file_of(content["key"]):
+                raise ValueError(f"its key belongs to {file_of(content['key'])}")
+            found.append({"provenance": content["provenance"], "rows": content["rows"], **content})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} is no result file: {error}") from error
+    return found
+
+
+def load(root: str | Path | None = None) -> pd.DataFrame:
+    """Every recorded number, one row each, computed anew from the outcomes per image.
+
+    Columns: the key (document, data, model, profile, seed, protocol, attack, ...), metric, eps, value, low, high, n,
+    seconds, and the provenance. Never holds a quick run.
+    """
+    tables = [
+        item["outcomes"].table().assign(**item["key"], **{k: v for k, v in item["provenance"].items() if k != "seconds"})
+        for item in read(root)
+    ]
+    measured = ["metric", "eps", "value", "low", "high", "n", "seconds"]
+    source = ["version", "commit", "changed_since", "device", "torch", "data_checksum", "date"]
+    columns = [*_KEY, *measured, *source]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)

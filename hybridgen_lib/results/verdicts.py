@@ -1,0 +1,176 @@
+"""The documents' claims and our results side by side, with a verdict by rule: computed, never written by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from hybridgen_lib.classifier import check_choice
+from hybridgen_lib.measurement import Estimate, paired_difference
+from hybridgen_lib.results.documents import NOT_RUN, claims
+from hybridgen_lib.results.files import DOCUMENTS, PROFILES, PROTOCOLS, file_of, read
+
+__all__ = ["claim_verdict", "number_verdict", "order_verdict", "scoreboard"]
+
+_TOLERANCE, _MARGIN = 0.05, 0.4  # 5 points make "reproduced", excluding 2 of those 5 makes "differs"
+_UNDECIDED = "undecided at this n"
+
+# ---------------------------------------------------------------- verdicts: pure functions of an estimate and a claim
+
+
+def _within(ours: Estimate, value: float, relation: str, tolerance: float) -> bool | None:
+    """Is our interval inside the claimed region widened by the tolerance (True), clear of it (False), or neither (None)?"""
+    low = -math.inf if relation == "<" else value
+    high = math.inf if relation == ">" else value
+    if ours.low >= low - tolerance - 1e-12 and ours.high <= high + tolerance + 1e-12:
+        return True
+    margin = _MARGIN * tolerance
+    return False if ours.high < low - margin or ours.low > high + margin else None
+
+
+def number_verdict(ours: Estimate, value: float, relation: str = "", tolerance: float = _TOLERANCE) -> str:
+    """Our as-published interval against a printed number, or a bound (relation ``<`` or ``>``).
+
+    *reproduced* if the interval lies within ``tolerance`` of it, *differs* if it excludes two fifths of that around it
+    (5 and 2 points by default), else *undecided at this n*.
+    """
+    return {True: "reproduced", False: "differs", None: _UNDECIDED}[_within(ours, value, relation, tolerance)]
+
+
+def claim_verdict(ours: Estimate, value: float, metric: str, relation: str = "", tolerance: float = _TOLERANCE) -> str:
+    """Does what a number says about robustness hold under the adaptive protocol?
+
+    A printed accuracy says "at least about this much survives", a printed success rate "at most about this much succeeds";
+    a bound says what it says. *stands*, *does not stand*, or *undecided at this n*, by the margins of number_verdict.
+    """
+    relation = relation or ("<" if metric.startswith("success_rate") else ">")
+    return {True: "stands", False: "does not stand", None: _UNDECIDED}[_within(ours, value, relation, tolerance)]
+
+
+def order_verdict(ours: Estimate, relation: str, tolerance: float = _TOLERANCE) -> str:
+    """Does a claimed order hold, by the interval of a paired difference (ours minus versus)?
+
+    ``>``: *stands* if the interval lies above 0, *does not stand* if it excludes a lead of 2 points or more, else
+    *undecided at this n*. ``<`` is its mirror. ``=``: stands if the difference is surely under the tolerance.
+    """
+    check_choice(relation, "relation", ("<", ">", "="))
+    if relation == "=":
+        return claim_verdict(ours, 0.0, "", "=", tolerance)
+    low, high = (ours.low, ours.high) if relation == ">" else (-ours.high, -ours.low)
+    return "stands" if low > 0 else "does not stand" if high < _MARGIN * _TOLERANCE else _UNDECIDED
+
+
+# ---------------------------------------------------------------- the scoreboard
+
+
+def _candidates(items: list[dict], claim, model: str, attack: str, protocol: str, eps: float) -> dict[tuple, dict]:
+    """{(profile, seed): the run that speaks about one side of a claim}; of several attacks the strongest at this radius."""
+    best: dict[tuple, dict] = {}
+    for item in items:
+        key, clean = item["key"], claim.metric == "clean_accuracy"
+        same_data = key["data"] == claim.data or (key["stand_in"] and key["claim_data"] == claim.data)
+        about = key["document"] == claim.document and same_data and key["model"] == model and not key["variant"]
+        if not about or key["reading"] not in ("", claim.reading):
+            continue
+        if clean or attack == "none":
+            fits = key["attack"] == "none"
+        else:
+            exact = key["attack"] == attack and (math.isnan(claim.steps) or key["steps"] == claim.steps)
+            measured = any(math.isclose(eps, e, rel_tol=1e-6) for e in item["outcomes"].epsilons)
+            fits = key["protocol"] == protocol and key["norm"] == claim.norm and measured
+            fits = fits and (exact or protocol == "adaptive")
+        if fits:
+            place = key["profile"], key["seed"]
+            strength = item["outcomes"].clean.mean() if clean else item["outcomes"].at(eps).mean()
+            if place not in best or strength < best[place]["strength"]:
+                best[place] = {**item, "strength": strength}
+    return best
+
+
+def _estimate(claim, a: dict, b: dict | None) -> Estimate:
+    eps = None if math.isnan(claim.eps) else claim.eps
+    if b is None:
+        return a["outcomes"].estimate(claim.metric, eps)
+    sums = a["provenance"]["data_checksum"], b["provenance"]["data_checksum"]
+    if sums[0] != sums[1]:
+        raise ValueError(
+            f"{file_of(a['key'])} and {file_of(b['key'])} must be about the same data, got {sums[0]} and {sums[1]}"
+        )
+    metric, rise = claim.metric.removesuffix("_rise"), claim.metric.endswith("_rise")
+    other = None if math.isnan(claim.versus_eps) else claim.versus_eps
+    return paired_difference(a["outcomes"], b["outcomes"], metric, eps, None if rise else other, other if rise else None)
+
+
+def _verdict(claim, protocol: str, ours: Estimate, stand_in: str) -> str:
+    tolerance = _TOLERANCE if math.isnan(claim.tolerance) else claim.tolerance
+    if protocol == "as_published":
+        if stand_in:
+            return ""
+        if claim.kind == "order":
+            words = {"stands": "reproduced", "does not stand": "differs"}
+            verdict = order_verdict(ours, claim.relation, tolerance)
+            return words.get(verdict, verdict)
+        return number_verdict(ours, claim.value, claim.relation, tolerance)
+    if claim.kind == "order":
+        verdict = order_verdict(ours, claim.relation, tolerance)
+    else:
+        verdict = claim_verdict(ours, claim.value, claim.metric, claim.relation, tolerance)
+    return f"{verdict} (on {stand_in})" if stand_in and "stand" in verdict else verdict
+
+
+def _score(items: list[dict], claim, protocol: str) -> list[dict]:
+    """One row for each recorded seed of the best recorded profile, or one row that says why there is none."""
+    nothing = [{"protocol": protocol, "reason": NOT_RUN}]
+    if claim.kind == "ratio" or claim.metric.removesuffix("_rise") not in ("clean_accuracy", "accuracy", "success_rate"):
+        return nothing
+    sides = [_candidates(items, claim, claim.model, claim.attack, protocol, claim.eps)]
+    if claim.versus:
+        eps = claim.eps if math.isnan(claim.versus_eps) or claim.metric.endswith("_rise") else claim.versus_eps
+        sides.append(_candidates(items, claim, claim.versus, claim.versus_attack or claim.attack, protocol, eps))
+    both = [place for place in sides[0] if all(place in side for side in sides)]
+    profile = next((p for p in PROFILES if any(place[0] == p for place in both)), None)
+    if profile is None:
+        return nothing
+    rows = []
+    for place in sorted(place for place in both if place[0] == profile):
+        a, b = sides[0][place], sides[1][place] if claim.versus else None
+        ours = _estimate(claim, a, b)
+        stand_in = "; ".join(dict.fromkeys(side["key"]["stand_in"] for side in (a, b) if side and side["key"]["stand_in"]))
+        row = {"protocol": protocol, "profile": profile, "seed": place[1], "stand_in": stand_in, "by": a["key"]["attack"]}
+        rows.append(row | {"ours": ours.value} | dict(zip(("low", "high", "n"), ours[1:], strict=True)))
+        rows[-1]["verdict"] = _verdict(claim, protocol, ours, stand_in) if ours.n else _UNDECIDED
+    if len({row["verdict"] for row in rows}) > 1:
+        for row in rows:
+            row["verdict"] = "seeds disagree"
+    return rows
+
+
+def scoreboard(document: str | None = None, chapter: str | None = None, root: str | Path | None = None) -> pd.DataFrame:
+    """Every claim (of one document, of one chapter) beside ours: a row for each protocol and recorded seed.
+
+    Columns: those of :func:`claims`, then protocol, profile, seed, by (the attack that was run), ours, low, high, n, verdict,
+    stand_in and reason. The as-published row says whether the number is *reproduced*; the adaptive row whether the claim
+    *stands*. A claim without a result has a reason instead of a verdict. For a claim about clean accuracy both rows read
+    the same run; its level has no adaptive row.
+    """
+    if document is not None:
+        check_choice(document, "document", DOCUMENTS)
+    table, items, rows = claims(), read(root), []
+    known = sorted(set(table["chapter"]))
+    if chapter is not None:
+        check_choice(chapter, "chapter", known)
+    for i, claim in zip(table.index, table.itertuples(), strict=True):
+        if (document and claim.document != document) or (chapter and claim.chapter != chapter):
+            continue
+        if claim.reason:
+            rows.append({"at": i, "protocol": "", "reason": claim.reason})
+            continue
+        once = claim.metric == "clean_accuracy" and claim.kind != "order"
+        for protocol in PROTOCOLS[:1] if once else PROTOCOLS:
+            rows += [{"at": i, **row} for row in _score(items, claim, protocol)]
+    blank = {"protocol": "", "profile": "", "seed": math.nan, "by": "", "ours": math.nan, "low": math.nan, "high": math.nan}
+    blank |= {"n": math.nan, "verdict": "", "stand_in": "", "reason": ""}
+    ours = pd.DataFrame([blank | row for row in rows]).astype({"seed": "Int64", "n": "Int64"})
+    return table.drop(columns="reason").merge(ours, left_index=True, right_on="at").drop(columns="at").reset_index(drop=True)
