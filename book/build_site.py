@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -77,11 +78,23 @@ def gather() -> None:
     (PAGES / "notebooks").mkdir()
     for chapter in sorted(CHAPTERS.glob("*.ipynb")):
         notebook = nbformat.read(chapter, as_version=4)
+        before = ""
         for cell in notebook.cells:
-            if "hide-cell" in cell.metadata.get("tags", []):
+            if cell.cell_type == "markdown":
+                before = cell.source
+            elif "hide-cell" in cell.metadata.get("tags", []):
                 cell.metadata["mystnb"] = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+            else:
+                cell.metadata["mystnb"] = {"image": {"alt": alternative_text(before)}}
         nbformat.write(notebook, PAGES / "notebooks" / chapter.name)
     (PAGES / "book/status.md").write_text(status_page(), encoding="utf-8")
+
+
+def alternative_text(text: str) -> str:
+    """What to say in place of a picture: the paragraph before it, which tells what to look for, without its markup."""
+    paragraph = text.strip().split("\n\n")[-1]
+    plain = re.sub(r"\{cite\}`[^`]*`|[`*$\\#{}]", "", paragraph)
+    return "Figure. " + " ".join(plain.split())
 
 
 def status_page() -> str:
@@ -103,7 +116,7 @@ def vendor(target: Path) -> bool:
     try:
         for package, sha256, files in VENDORED:
             unpack(fetch(package, sha256), files, target)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, subprocess.SubprocessError) as error:
         print(
             f"no npm packages here ({error}): formulas and sliders of this build need a network when they are read",
             file=sys.stderr,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
+from numbers import Real
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -72,7 +73,7 @@ class StochasticClassifier(nn.Module):
         return draw.to(like.device)
 
     def __getstate__(self):  # a generator can be neither copied nor saved; a copy starts its own from the seed
-        return {**self.__dict__, "_source": None}
+        return {**self.__dict__, "_source": None, "_frozen_seed": None}
 
 
 @contextmanager
@@ -93,11 +94,11 @@ def frozen_noise(model: nn.Module, seed: int = 0):
 
 
 def is_stochastic(model: nn.Module) -> bool:
-    """True if two calls of ``model`` on the same images can differ: it says so, and its noise is not frozen."""
-    if not getattr(model, "stochastic", False):
-        return False
+    """True if two calls of ``model`` on the same images can differ: it or a part of it says so, and is not frozen."""
     parts = [m for m in model.modules() if isinstance(m, StochasticClassifier)]
-    return not parts or any(m._frozen_seed is None for m in parts)
+    if not parts:
+        return bool(getattr(model, "stochastic", False))
+    return any(m._frozen_seed is None for m in parts)
 
 
 @contextmanager
@@ -164,7 +165,7 @@ def check_number(value: float, name: str, *, low: float = -math.inf, high: float
     """Return ``value`` if it is a finite number in [low, high] (an integer where asked); else raise ``ValueError``."""
     kind = "an integer" if integer else "a number"
     allowed = f"{kind} in [{low}, {high}]" if math.isfinite(high) else f"{kind} >= {low}"
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    ok = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not ok or not low <= value <= high or (integer and value != int(value)):
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
     return value

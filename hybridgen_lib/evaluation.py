@@ -66,8 +66,8 @@ def attack_outcomes(
         epsilons: the radii; at 0 the clean image is judged.
         index: which images, as positions in ``data``; by default all.
         draws: fresh draws of a stochastic model's noise over which each image is judged; 1 for any other model.
-        seed: of the attack's and the judge's noise. Both are drawn image by image in the order of ``index``, so for a
-            deterministic model the outcome does not depend on ``batch_size``.
+        seed: of the attack's and the judge's noise. For a deterministic model the outcome does not depend on
+            ``batch_size``; a stochastic one draws its noise batch by batch.
 
     Raises:
         ValueError: an argument out of range, scores that are NaN, or an attack that left the ball.
@@ -142,12 +142,16 @@ def adaptive_pgd(
     ``draws`` fresh draws is attacked with gradients averaged over ``eot`` of them. Of the two the one that is right less
     often is returned, compared on the same ``draws``; the judge's are others, so the choice flatters nobody.
     """
+    check_number(eot, "eot", low=1, integer=True)
+    check_number(draws, "draws", low=1, integer=True)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     options = {"steps": steps, "loss": "margin", "restarts": restarts, "generator": generator}
     if not is_stochastic(model):
         return pgd(model, x, y, ball, **options)
 
-    frozen_seed, choice_seed = torch.randint(2**31, (2,), generator=generator).tolist()
+    y = y.to(x.device)
+    seeds = torch.randint(2**31, (2,), generator=generator, device=generator.device)
+    frozen_seed, choice_seed = seeds.tolist()
 
     def right(images: Tensor) -> Tensor:
         return fraction_right(model, images, y, draws, torch.Generator().manual_seed(choice_seed))

@@ -23,12 +23,15 @@ from hybridgen_lib.classifier import check_choice
 from hybridgen_lib.evaluation import adaptive_pgd, attack_outcomes
 from hybridgen_lib.measurement import Outcomes
 from hybridgen_lib.models.factorization import DEEP_BAYES
-from hybridgen_lib.recipes import choose_device, trained
+from hybridgen_lib.recipes import RECIPES, choose_device, trained
 
 __all__ = ["DOCUMENTS", "Measurement", "reproduce"]
 
 EPSILONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 """`deepbayes` names 0.1 and 0.3 and prints no grid; the smaller radii are ours, since that is where curves differ."""
+
+STAND_IN = {"cpu": "half width", "paper": ""}
+"""`deepbayes` takes its models from Deep Bayes, whose networks are twice as wide as those of the cpu profile."""
 
 CLEAN_IMAGES = 1_000
 GRID_IMAGES = {"cpu": 100, "paper": 1_000}
@@ -37,9 +40,10 @@ GRID_IMAGES = {"cpu": 100, "paper": 1_000}
 
 @dataclass(frozen=True)
 class Measurement:
-    """One way to measure a model for a document: the key of its results and how the outcomes come about."""
+    """One way to measure a model for a document: the key of its results, its settings, and how the outcomes come about."""
 
     key: dict
+    settings: dict
     measure: Callable[[nn.Module, datasets.ImageData, str, int], Outcomes]
 
 
@@ -53,14 +57,19 @@ def _curve(attack: Callable, model: nn.Module, images: datasets.ImageData, profi
     return attack_outcomes(model, images, attack, Linf, EPSILONS, index=range(count), seed=seed)
 
 
+PGD = {"steps": 40, "restarts": 1, "eot": 1, "draws": 10}
+
 # FGSM as printed: one step on the cross-entropy, the model's noise as it comes. Then the margin of the scores, 40 steps,
 # first with the model's noise frozen, then with a fresh draw at every step.
 DEEPBAYES = {
-    "clean": Measurement({"protocol": "as_published", "attack": "none"}, _clean),
-    "fgsm": Measurement({"protocol": "as_published", "attack": "fgsm", "norm": "linf", "steps": 1}, partial(_curve, fgsm)),
+    "clean": Measurement({"protocol": "as_published", "attack": "none"}, {}, _clean),
+    "fgsm": Measurement(
+        {"protocol": "as_published", "attack": "fgsm", "norm": "linf", "steps": 1}, {"loss": "ce"}, partial(_curve, fgsm)
+    ),
     "pgd-margin": Measurement(
-        {"protocol": "adaptive", "attack": "pgd-margin", "norm": "linf", "steps": 40},
-        partial(_curve, partial(adaptive_pgd, steps=40, eot=1)),
+        {"protocol": "adaptive", "attack": "pgd-margin", "norm": "linf", "steps": PGD["steps"]},
+        {"loss": "margin", **PGD},
+        partial(_curve, partial(adaptive_pgd, **PGD)),
     ),
 }
 
@@ -90,11 +99,14 @@ def reproduce(
     check_choice(profile, "profile", results.PROFILES)
     images = datasets.load(plan["data"], data_root)
     key = {"document": document, "data": images, "model": model, "profile": profile, "seed": seed, "chapter": plan["chapter"]}
-    path = results.path_of(results_root, **key, **job.key)
+    key |= {"stand_in": STAND_IN[profile], **job.key}
+    path = results.path_of(results_root, **key)
     if not path.exists():
         place = choose_device(device)
         network = trained(model, images, profile, seed, device=device)
-        results.record(job.measure(network, images, profile, seed), results_root, **key, **job.key, device=str(place))
+        settings = {"recipe_version": RECIPES[model].version, "samples": getattr(network, "samples", 1), **job.settings}
+        outcomes = job.measure(network, images, profile, seed)
+        results.record(outcomes, results_root, device=str(place), settings=settings, **key)
     return path
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hybridgen_lib.classifier import check_labels, check_number
+from hybridgen_lib.classifier import check_images, check_labels, check_number
 
 __all__ = ["cross_entropy", "fit", "negative_elbo", "save_atomically"]
 
@@ -73,14 +73,19 @@ def fit(
     check_number(epochs, "epochs", low=0, integer=True)
     check_number(batch_size, "batch_size", low=1, integer=True)
     check_number(learning_rate, "learning_rate", low=0)
-    if x.ndim != 4 or len(x) == 0:
-        raise ValueError(f"x must be a non-empty (N, channels, H, W) tensor, got shape {tuple(x.shape)}")
+    check_number(seed, "seed", low=0, integer=True)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(x, Tensor) or x.ndim != 4 or len(x) == 0:
+        raise ValueError(f"x must be a non-empty (N, channels, H, W) tensor, got {getattr(x, 'shape', type(x).__name__)}")
+    if x.dtype != torch.uint8:
+        check_images(x)
     check_labels(y, images=len(x))
-    final = learning_rate if final_learning_rate is None else final_learning_rate
+    final = learning_rate if final_learning_rate is None else check_number(final_learning_rate, "final_learning_rate", low=0)
     model.to(device).train()
     x, y = x.to(device), y.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    history = _resume(checkpoint, model, optimizer, device)
+    history = _resume(checkpoint, model, optimizer)
     steps = -(-len(x) // batch_size)
     bar = tqdm(total=epochs * steps, initial=len(history) * steps, desc=label, mininterval=2.0, leave=True)
     for epoch in range(len(history), epochs):
@@ -108,10 +113,10 @@ def fit(
     return history
 
 
-def _resume(checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, device) -> list[float]:
+def _resume(checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
     if checkpoint is None or not Path(checkpoint).exists():
         return []
-    state = torch.load(checkpoint, map_location=device, weights_only=True)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return list(state["history"])

@@ -14,23 +14,30 @@
 # This book asks one question. A classifier can learn *which class* an image has, or *what each class looks like*. Is
 # the second kind harder to fool?
 #
-# The chapters rebuild what five documents say about that, on real images. Each claim is measured twice: as it was
-# published, and by an evaluation made to break it.
+# The chapters rebuild what five documents say about that, and about methods that they compare it with, on real images.
+# Each claim is measured twice: as it was published, and by an evaluation made to break it.
 #
-# **You will** check your installation, look at the data that comes with the book, and see how little an image must
-# change before you notice. **You need** some Python. **It takes** five minutes; the cells run in seconds.
+# **You will** check your installation, look at the data that comes with the book, and see how much noise an image
+# takes before you lose it. **You need** some Python. **It takes** ten minutes; the cells run in seconds.
 
 # %% [markdown]
 # ## How a chapter works
 #
-# The next cell holds the chapter's parameters. Every chapter has one such cell, and every other setting follows from
-# it.
+# Read from top to bottom. A chapter builds each thing by hand, in a few lines, then takes the library's version and
+# asserts that both agree. An `assert` under a text is part of the text: if it did not hold, the chapter would stop there.
+# Exercises have a stub, a check, and a solution that is hidden until you open it. To run a chapter yourself, type
+# `make lab` and press Shift+Enter from cell to cell.
+#
+# The next cell holds the chapter's parameters. Every chapter has the same four.
 #
 # - `profile` is the scale. At `quick`, small models learn for seconds from a sample. At `cpu`, they learn from a full data
-#   set. At `paper`, everything has the size that the documents gave it.
+#   set. At `paper`, everything has the size that the documents state, or else that of the paper behind them.
 # - `seed` is the number that random draws start from.
 # - `data_root` is a folder with full data sets. The `quick` profile needs none.
 # - `device` is where tensors live. With `auto`, that is a GPU if there is one.
+#
+# This chapter trains nothing, so `profile` and `data_root` change nothing here. Where a later chapter compares itself with
+# a document, it shows numbers recorded at `cpu` or `paper`, never those of a quick run.
 
 # %% tags=["parameters"]
 profile = "quick"
@@ -56,7 +63,7 @@ if device == "auto":
 # ## Is everything there?
 #
 # The book runs with Python 3.11 to 3.13 and PyTorch 2.11 or newer. The next cell stops with an error if yours are
-# older.
+# others.
 
 # %%
 import sys
@@ -134,34 +141,106 @@ figures.slider_figure(
 )
 
 # %% [markdown]
-# At $\epsilon = 0.1$ the noise is visible and does no harm. At 0.5 the image is still there. The same distance, spent
-# with care instead of at random, fools an ordinary network almost every time. That is the subject of the chapter on
-# gradient attacks.
+# At $\epsilon = 0.1$ the noise is visible and the garment is plain; at 0.5 you can still guess it. Chosen with care instead of
+# at random, a change of 0.1 fools an ordinary network most of the time. That is the subject of chapter 05.
+#
+# The library knows this ball, too. Its `Linf(0.1)` draws noise inside, and brings back what lies outside.
+
+# %%
+from hybridgen_lib.attacks import Linf
+
+ball = Linf(0.1)
+assert ball.norm(ball.random(image, generator)).item() <= 0.1
+torch.testing.assert_close(ball.project(0.3 * noise), (0.3 * noise).clamp(-0.1, 0.1))
 
 # %% [markdown]
 # ## Exercises
 #
-# **1. How large is the ball?** (easy, 5 minutes) Two images of different classes also have a distance. Find the smallest
-# $\ell_\infty$ distance between a test image of class 0 and one of class 1. Is it larger than 0.2, the diameter of the
-# ball of $\epsilon = 0.1$?
+# A check stands under each stub. The solutions are hidden; open them when you are done.
+#
+# **1. How far apart are two classes?** (easy, 5 minutes) Two images of different classes have a distance, too. Find the
+# smallest $\ell_\infty$ distance between a test image of class 0 (T-shirt/top) and one of class 1 (Trouser). If it is
+# larger than 0.2, no image lies within 0.1 of both.
 
 # %%
+shirts, trousers = (data.as_float(fashion.test_x[fashion.test_y == c]) for c in (0, 1))
 smallest = None  # replace this line
 
-# %% tags=["hide-cell"]
+
+def check_smallest(answer):
+    assert abs(answer - 0.64) < 0.02
+    assert answer > 0.2
+
+
+if smallest is not None:
+    check_smallest(smallest)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true}
 # Solution
-first, second = (
-    data.as_float(fashion.test_x[fashion.test_y == c]).flatten(1) for c in (0, 1)
-)
-smallest = torch.cdist(first, second, p=float("inf")).min().item()
-print(f"smallest distance {smallest:.2f}")
+distances = torch.cdist(shirts.flatten(1), trousers.flatten(1), p=float("inf"))
+print(f"smallest distance {distances.min():.2f}")
+check_smallest(distances.min().item())
+
+# %% [markdown]
+# **2. The other distance.** (easy, 5 minutes) The $\ell_2$ norm of a change is the root of the sum of its squares. How long
+# is, on average, the noise of the slider at $\epsilon = 0.1$, before clipping? A number drawn evenly from $[-\epsilon,
+# \epsilon]$ has the mean square $\epsilon^2/3$, and there are 784 pixels.
 
 # %%
-if smallest is not None:
-    assert smallest > 0.2
+length = None  # replace this line by a formula
+
+
+def check_length(answer):
+    measured = (0.1 * noise).norm().item()
+    assert abs(answer - measured) < 0.1
+
+
+if length is not None:
+    check_length(length)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# Solution
+length_solution = (784 * 0.1**2 / 3) ** 0.5
+print(f"length {length_solution:.2f}")
+check_length(length_solution)
+
+# %% [markdown]
+# **3. Which class is brightest?** (easy, 5 minutes) A classifier that looked at brightness alone would be fooled by a lamp.
+# Still, how much does brightness tell? Compute the mean brightness of each class over the training images.
+
+# %%
+brightness = None  # replace this line by a tensor of ten numbers in [0, 1]
+
+
+def check_brightness(answer):
+    assert answer.shape == (10,)
+    overall = data.as_float(fashion.train_x).mean().item()
+    assert abs(answer.mean().item() - overall) < 1e-3  # the classes have equal shares
+    assert fashion.classes[answer.argmin()] == "Sandal"
+
+
+if brightness is not None:
+    check_brightness(brightness)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# Solution
+pixels = data.as_float(fashion.train_x).flatten(1).mean(1)
+means = torch.stack([pixels[fashion.train_y == c].mean() for c in range(10)])
+print(
+    {
+        name: round(value, 2)
+        for name, value in zip(fashion.classes, means.tolist(), strict=True)
+    }
+)
+check_brightness(means)
 
 # %% [markdown]
 # ## Summary
 #
 # The environment works, and ten classes of real images are at hand. Images are numbers between 0 and 1, and an attack
 # may move them inside a ball of radius $\epsilon$. Random moves of that size do little harm.
+#
+# **Sources.** The images: {cite}`xiao2017fashion`.
+#
+# **Where next.** Chapter 04 builds classifiers that know what each class looks like, and chapter 05 attacks them. The
+# chapters between are planned.

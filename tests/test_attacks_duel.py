@@ -76,7 +76,6 @@ def test_a_stochastic_model_draws_from_the_generator_of_the_attack(model):
     runs = [
         pgd(model, X, Y, Linf(0.1), steps=3, loss="margin", generator=torch.Generator().manual_seed(seed))
         for seed in (0, 0, 1)
-        for seed in (0, 0, 1)
     ]
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])

@@ -56,6 +56,13 @@ def test_a_stochastic_model_is_judged_over_fresh_draws():
         assert attack_outcomes(model, (x, y), partial(pgd, steps=3), Linf, [0.05], draws=20).draws == 1
 
 
+@pytest.mark.parametrize("name", ["eot", "draws"])
+def test_adaptive_pgd_names_a_bad_setting_before_any_work(name):
+    x, y = images(2)
+    with pytest.raises(ValueError, match=name):
+        adaptive_pgd(small_cnn(), x, y, Linf(0.1), **{name: 0})
+
+
 def test_fraction_right_is_a_mean_over_draws():
     class Coin(nn.Module):
         stochastic = True

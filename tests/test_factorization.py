@@ -49,6 +49,7 @@ def test_one_factor_may_make_two_variables():
     [
         ("", "is empty", 0),
         ("   ", "is empty", 0),
+        ("***", "holds no factor", 0),
         ("p(z) p(y|z", "unbalanced brackets", 5),
         ("p(z)) p(y|z)", "unbalanced brackets", 4),
         ("p(z) p((y|z)", "unbalanced brackets", 5),

@@ -95,6 +95,12 @@ def test_chosen_classes_score_as_among_all(name):
         torch.testing.assert_close(model.class_scores(x, classes), model(x).gather(1, classes), rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("wrong", [-1, CLASSES])
+def test_a_class_out_of_range_is_named(wrong):
+    with pytest.raises(ValueError, match=r"classes must be in 0\.\.3"):
+        small("dfx").class_scores(images(1), torch.tensor([[0, wrong]]))
+
+
 def test_frozen_scores_do_not_depend_on_the_batch():
     model, x = small("gfz").double(), images(dtype=torch.float64)
     with torch.no_grad(), frozen_noise(model):
@@ -282,6 +288,7 @@ def test_a_sum_of_linears_is_a_linear_of_the_concatenation():
         ({"model": "p(z) p(y|z)"}, "must have a factor for 'x'"),
         ({"guide": "q(w|x,y)"}, "one factor for each latent variable"),
         ({"networks": {}}, "missing"),
+        ({"model": "p(z,m) p(y) p(x|z,m,y)"}, "one a factor"),
         ({"classes": 1}, "classes"),
         ({"samples": 0}, "samples"),
     ],

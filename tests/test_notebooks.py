@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import pairs
 import pytest
 import yaml
 
@@ -30,8 +31,7 @@ def test_no_notebook_without_a_source():
 
 @each_chapter
 def test_pair_is_in_step(source):
-    as_text = [jupytext.writes(jupytext.read(path), fmt="py:percent") for path in (source.with_suffix(".ipynb"), source)]
-    assert as_text[0] == as_text[1], "run `make pairs`"
+    assert pairs.in_step(source), "run `make pairs`"
 
 
 @each_chapter
@@ -47,6 +47,13 @@ def test_committed_notebook_is_small_and_says_nothing_of_where_it_ran(source):
     assert pair.stat().st_size < 1_000_000
     assert set(committed(source).metadata) <= {"kernelspec", "language_info", "jupytext", "widgets"}
     assert str(ROOT) not in pair.read_text(encoding="utf-8")
+
+
+@each_chapter
+def test_committed_notebook_shows_what_is_recorded_now(source):
+    """The cells tagged ``recorded`` show the same text as in the chapter executed just now by ``make book``."""
+    executed = ROOT / f"build/chapters/quick-s0/{source.stem}.ipynb"
+    assert pairs.recorded(source.with_suffix(".ipynb")) == pairs.recorded(executed), "run `make pairs`"
 
 
 @each_chapter

@@ -147,6 +147,14 @@ def test_pictures_are_there(visit, chapter):
 
 
 @every_chapter
+def test_pictures_are_described(visit, chapter):
+    page = visit.open(chapter)
+    described = page.eval_on_selector_all(".cell_output img", "images => images.map(image => image.alt)")
+    assert described
+    assert all(len(words) > 20 and not words.endswith(".png") for words in described), described
+
+
+@every_chapter
 def test_chapter_can_be_downloaded_and_launched(visit, chapter):
     page = visit.open(chapter)
     links = page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")

@@ -109,6 +109,10 @@ def test_an_objective_that_is_not_finite_stops_the_run(tmp_path):
         ({"x": X[:0]}, "x"),
         ({"y": Y[:3]}, "y"),
         ({"y": Y.float()}, "y"),
+        ({"x": X.float()}, "x"),
+        ({"x": X.float() / 255 * float("nan")}, "x"),
+        ({"final_learning_rate": -1.0}, "final_learning_rate"),
+        ({"seed": 0.5}, "seed"),
     ],
 )
 def test_bad_arguments_are_named(changes, name):

@@ -187,7 +187,8 @@ class _Goal:
     def climb(self, x, rows, ball, steps, step_size, starts, stops) -> Tensor:
         """Rows ``rows`` of ``x``, climbed from the same rows of ``starts``."""
 
-        duel = _Duel(self, len(x)) if _duels(self) else None
+        draws = self.eot if is_stochastic(self.gradients) else 1
+        duel = _Duel(self, len(x), RESELECT * draws) if _duels(self) else None
 
         def objective(part: Tensor, within: Tensor) -> tuple[Tensor, Tensor | None]:
             mine = rows[within]
@@ -196,7 +197,7 @@ class _Goal:
                 fooled = self.judge(part, mine)[0]
             return value, fooled if stops else None
 
-        size, draws = getattr(self.gradients, "examples_per_pass", None), self.eot if is_stochastic(self.gradients) else 1
+        size = getattr(self.gradients, "examples_per_pass", None)
         if duel is not None and size is not None:
             size = size * self.gradients.classes // 2
         return ascend(
@@ -221,7 +222,7 @@ class _Goal:
 
 
 RESELECT = 10
-"""After how many gradients of an image its runner-up is chosen anew."""
+"""After how many steps the runner-up of an image is chosen anew."""
 
 
 def _duels(goal: _Goal) -> bool:
@@ -231,18 +232,18 @@ def _duels(goal: _Goal) -> bool:
 class _Duel:
     """The margin from two classes: a model that scores each class at a price is asked for the true one and the runner-up.
 
-    The runner-up comes from all classes, every ``RESELECT`` gradients. If it wins, the image is fooled; if not, nothing is
-    proven, and the last word, :meth:`_Goal.judge`, is had by all classes.
+    The runner-up comes from all classes, anew after ``every`` gradients of an image. If it wins, the image is fooled; if
+    not, nothing is proven, and the last word, :meth:`_Goal.judge`, is had by all classes.
     """
 
-    def __init__(self, goal: _Goal, images: int):
-        self.goal = goal
+    def __init__(self, goal: _Goal, images: int, every: int):
+        self.goal, self.every = goal, every
         self.rival = torch.zeros(images, dtype=torch.long, device=goal.labels.device)
         self.gradients = torch.zeros_like(self.rival)
 
     def __call__(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         goal, labels = self.goal, self.goal.labels[rows]
-        due = self.gradients[rows] % RESELECT == 0
+        due = self.gradients[rows] % self.every == 0
         if due.any():
             with torch.no_grad():
                 scores = goal.scores(goal.gradients, x[due]).scatter(1, labels[due, None], -torch.inf)

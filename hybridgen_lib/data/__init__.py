@@ -179,6 +179,8 @@ def _download(name: str, root: Path, relative: str, tried: list[Path]) -> Path:
             getattr(datasets, _IDX[name][1] if name in _IDX else _CIFAR[name])(fresh, download=True)
             os.replace(Path(fresh) / top, root / top)
     except Exception as error:  # no network, no permission, a bad mirror: all end in the same advice
+        if (root / relative).is_dir():  # another process was faster
+            return root / relative
         raise FileNotFoundError(
             f"{name} is in none of {', '.join(map(str, tried))}, and the download into {root} failed ({error}). "
             f"Put it at <folder>/{relative} and set HYBRIDGEN_DATA=<folder>, or use data 'fashion-mini', which needs nothing."

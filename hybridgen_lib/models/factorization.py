@@ -77,6 +77,8 @@ class Factorization:
                 places[name] = match.start()
             factors.append(factor)
             position = match.end()
+        if not factors:
+            raise _error(formula, 0, "holds no factor; expected some such as p(z) p(y|z) p(x|z,y)")
         for factor in factors:
             for parent in factor.parents:
                 if parent not in places and parent not in conditions:

@@ -73,6 +73,8 @@ class LatentVariableClassifier(StochasticClassifier):
 
     def class_scores(self, x: Tensor, classes: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Scores (B, k) of the classes (B, k) only, at k/C of the cost, with the noise that all classes would share."""
+        if classes.numel() and not 0 <= classes.min() <= classes.max() < self.classes:
+            raise ValueError(f"classes must be in 0..{self.classes - 1}, got {classes.min().item()} to {classes.max().item()}")
         return self._scores(x, self._one_hot(x)[classes], generator)
 
     @property
@@ -183,15 +185,19 @@ class LatentVariableClassifier(StochasticClassifier):
                 values[name] = p.mean
             elif name == "y":
                 logits = p.logits.expand(count, self.classes)
-                picks = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)[:, 0]
+                chances = logits.softmax(-1).to(generator.device)
+                picks = torch.multinomial(chances, 1, generator=generator)[:, 0]
                 values[name] = self._one_hot(like)[picks.to(like.device)]
             else:
-                eps = torch.randn(count, *p.event_shape, generator=generator).to(like)
+                eps = torch.randn(count, *p.event_shape, generator=generator, device=generator.device).to(like)
                 values[name] = p.base_dist.loc + p.base_dist.scale * eps
         return {**values, "y": values["y"].argmax(-1)}
 
 
 def _check_parts(model: Factorization, guide: Factorization, networks: dict, classes: int, samples: int) -> None:
+    for factor in (*model.factors, *guide.factors):
+        if len(factor.variables) > 1:
+            raise ValueError(f"factor {factor} makes {len(factor.variables)} variables; this class takes one a factor")
     for name in ("x", "y"):
         if name not in model.variables:
             raise ValueError(f"model {model} must have a factor for {name!r}")

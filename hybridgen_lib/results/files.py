@@ -56,7 +56,15 @@ def _git(*arguments: str) -> str | None:
         return None
 
 
-def record(outcomes: Outcomes, root: str | Path | None = None, *, data: ImageData, device: str = "cpu", **key) -> Path:
+def record(
+    outcomes: Outcomes,
+    root: str | Path | None = None,
+    *,
+    data: ImageData,
+    device: str = "cpu",
+    settings: Mapping | None = None,
+    **key,
+) -> Path:
     """Write one run to its file (to a temporary name first) and return the path. The same key replaces the earlier run.
 
     Args:
@@ -64,6 +72,7 @@ def record(outcomes: Outcomes, root: str | Path | None = None, *, data: ImageDat
         root: folder of results, by default ``results`` of the clone this package lies in.
         data: the data set that was used; its name enters the key, its checksum the provenance.
         device: where the model ran.
+        settings: what else decides the outcome (samples of the model, draws of the attack, version of the recipe).
         key: which run this is, as :func:`path_of` takes it.
 
     Raises:
@@ -81,6 +90,7 @@ def record(outcomes: Outcomes, root: str | Path | None = None, *, data: ImageDat
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "changed_since": bool(_git("status", "--porcelain", "--", ".")),  # is the library what that commit holds?
         "device": str(device),
+        "settings": dict(settings or {}),
         "torch": torch.__version__,
         "data_checksum": data.checksum,
         "seconds": round(sum(outcomes.seconds), 3),

@@ -105,9 +105,9 @@ def _estimate(claim, a: dict, b: dict | None) -> Estimate:
 
 def _verdict(claim, protocol: str, ours: Estimate, stand_in: str) -> str:
     tolerance = _TOLERANCE if math.isnan(claim.tolerance) else claim.tolerance
-    if protocol == "as_published":
-        if stand_in:
-            return ""
+    if protocol == "as_published" and stand_in and claim.kind != "order":
+        return ""  # another model's number is neither reproduced nor missed
+    if protocol == "as_published" and not stand_in:
         if claim.kind == "order":
             words = {"stands": "reproduced", "does not stand": "differs"}
             verdict = order_verdict(ours, claim.relation, tolerance)
@@ -152,8 +152,9 @@ def scoreboard(document: str | None = None, chapter: str | None = None, root: st
 
     Columns: those of :func:`claims`, then protocol, profile, seed, by (the attack that was run), ours, low, high, n, verdict,
     stand_in and reason. The as-published row says whether the number is *reproduced*; the adaptive row whether the claim
-    *stands*. A claim without a result has a reason instead of a verdict. For a claim about clean accuracy both rows read
-    the same run; its level has no adaptive row.
+    *stands*. A run that stands in for the document's is never a reproduction: of an order both its rows say whether it
+    "stands (on ...)". A claim without a result has a reason instead of a verdict. For a claim about clean accuracy both rows
+    read the same run; its level has no adaptive row.
     """
     if document is not None:
         check_choice(document, "document", DOCUMENTS)
