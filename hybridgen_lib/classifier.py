@@ -23,6 +23,7 @@ __all__ = [
     "check_choice",
     "check_images",
     "check_labels",
+    "check_model",
     "check_number",
     "check_scores",
     "evaluating",
@@ -82,7 +83,7 @@ def frozen_noise(model: nn.Module, seed: int = 0):
 
     A model without noise passes through unchanged. Blocks nest; the earlier state returns at the end of each.
     """
-    parts = [m for m in model.modules() if isinstance(m, StochasticClassifier)]
+    parts = [m for m in check_model(model).modules() if isinstance(m, StochasticClassifier)]
     before = [m._frozen_seed for m in parts]
     try:
         for m in parts:
@@ -95,7 +96,7 @@ def frozen_noise(model: nn.Module, seed: int = 0):
 
 def is_stochastic(model: nn.Module) -> bool:
     """True if two calls of ``model`` on the same images can differ: it or a part of it says so, and is not frozen."""
-    parts = [m for m in model.modules() if isinstance(m, StochasticClassifier)]
+    parts = [m for m in check_model(model).modules() if isinstance(m, StochasticClassifier)]
     if not parts:
         return bool(getattr(model, "stochastic", False))
     return any(m._frozen_seed is None for m in parts)
@@ -117,6 +118,13 @@ def evaluating(model: nn.Module):
 
 
 # ---------------------------------------------------------------- input checks: before any work starts, naming the argument
+
+
+def check_model(model: nn.Module, name: str = "model") -> nn.Module:
+    """Return ``model`` if it is a ``torch.nn.Module``; else raise ``ValueError``."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name} must be a torch.nn.Module that returns scores, got {type(model).__name__}")
+    return model
 
 
 def check_images(x: Tensor, name: str = "x") -> Tensor:
@@ -188,7 +196,7 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
     """
     check_number(n, "n", low=0, integer=True)
     check_number(successes, "successes", low=0, high=n)
-    check_number(confidence, "confidence", low=0, high=1)
+    _check_confidence(confidence)
     if n == 0:
         return 0.0, 1.0
     z = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor((1 + confidence) / 2, dtype=torch.float64)).item()
@@ -200,12 +208,19 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
 
 def bootstrap_interval(values, confidence: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval for the mean of ``values`` (n,), resampled over its n entries (images, say)."""
-    values = torch.as_tensor(values, dtype=torch.float64)
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"values must be a non-empty vector, got shape {tuple(values.shape)}")
+    values = torch.as_tensor(values, dtype=torch.float64).cpu()
+    if values.ndim != 1 or len(values) == 0 or not values.isfinite().all():
+        raise ValueError(f"values must be a non-empty vector of finite numbers, got shape {tuple(values.shape)}")
+    _check_confidence(confidence)
+    check_number(draws, "draws", low=1, integer=True)
     generator = torch.Generator().manual_seed(seed)
     picks = torch.randint(len(values), (draws, len(values)), generator=generator)
     means = values[picks].mean(1)
     tail = (1 - confidence) / 2
     low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < check_number(confidence, "confidence", low=0, high=1) < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")

@@ -21,6 +21,7 @@ from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.classifier import (
     check_images,
     check_labels,
+    check_model,
     check_number,
     check_scores,
     evaluating,
@@ -72,6 +73,13 @@ def attack_outcomes(
     Raises:
         ValueError: an argument out of range, scores that are NaN, or an attack that left the ball.
     """
+    check_model(model)
+    if not callable(attack):
+        raise ValueError(f"attack must be a function attack(model, x, y, ball, generator=...), got {attack!r}")
+    if not (isinstance(ball_type, type) and issubclass(ball_type, Ball)):
+        raise ValueError(f"ball_type must be Linf or L2, got {ball_type!r}")
+    if not isinstance(epsilons, Sequence):
+        raise ValueError(f"epsilons must be a list of radii, got {epsilons!r}")
     balls = [ball_type(check_number(eps, "epsilons", low=0)) for eps in epsilons]
     check_number(draws, "draws", low=1, integer=True)
     check_number(seed, "seed", integer=True)
@@ -180,7 +188,8 @@ def _chosen(data, index) -> tuple[Tensor, Tensor, list[int]]:
     if not isinstance(data, ImageData) and not (isinstance(data, tuple) and len(data) == 2):
         raise ValueError(f"data must be an ImageData or a pair (x, y), got {type(data).__name__}")
     x, y = (data.test_x, data.test_y) if isinstance(data, ImageData) else data
-    index = list(range(len(x))) if index is None else [int(i) for i in index]
+    chosen = range(len(x)) if index is None else index
+    index = [int(check_number(i, "index", low=0, integer=True)) for i in chosen]
     if not index or len(set(index)) < len(index) or min(index) < 0 or max(index) >= len(x):
         raise ValueError(f"index must hold different positions in 0..{len(x) - 1}, at least one; got {index[:10]}")
     check_labels(y, images=len(x))

@@ -197,7 +197,11 @@ def _picture(image) -> np.ndarray:
         array = array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
         raise ValueError(f"an image must be (H, W), (1, H, W) or (3, H, W), got {tuple(array.shape)}")
-    return array / 255 if array.dtype == np.uint8 else np.clip(array.astype(float), 0, 1)
+    if array.dtype == np.uint8:
+        return array / 255
+    if array.dtype.kind != "f" or not (array >= -1e-6).all() or not (array <= 1 + 1e-6).all():
+        raise ValueError(f"an image must be uint8, or float in [0, 1] without NaN; got {array.dtype}")
+    return np.clip(array.astype(float), 0, 1)
 
 
 def _png(frame) -> bytes:

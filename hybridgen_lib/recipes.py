@@ -105,8 +105,10 @@ RECIPES: dict[str, Recipe] = {"cnn": _cnn_recipe(), **{name: _deep_bayes_recipe(
 def _settings(name: str, profile: str, changes: dict) -> dict:
     recipe = RECIPES[check_choice(name, "name", RECIPES)]
     settings = recipe.settings[check_choice(profile, "profile", PROFILES)]
-    for change in changes:
+    for change, value in changes.items():
         check_choice(change, f"setting of {name!r}", settings)
+        whole = isinstance(settings[change], int)
+        check_number(value, change, low=1 if whole and change != "epochs" else 0, integer=whole)
     return {**settings, **changes}
 
 
@@ -115,6 +117,10 @@ def build(
 ) -> nn.Module:
     """The untrained model of a recipe, its weights drawn from ``seed``; the global random state is left as it was."""
     settings = _settings(name, profile, changes)
+    check_number(seed, "seed", low=0, integer=True)
+    check_number(classes, "classes", low=2, integer=True)
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(f"image_shape must be (channels, H, W), got {tuple(image_shape)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return RECIPES[name].build(settings, tuple(image_shape), classes)
@@ -129,11 +135,22 @@ def cache_path(name: str, data: datasets.ImageData, profile: str = "quick", seed
     return folder / f"{name}-{Path(data.name).name}-{profile}-s{seed}-{digest}.safetensors"
 
 
+def _images(data, root) -> datasets.ImageData:
+    if isinstance(data, str):
+        return datasets.load(data, root)
+    if not isinstance(data, datasets.ImageData):
+        raise ValueError(f"data must be the name of a data set or an ImageData, got {type(data).__name__}")
+    return data
+
+
 def choose_device(device: str = "auto") -> torch.device:
     """``"auto"`` is the GPU where torch finds one, else the CPU."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu or cuda, got {device!r}") from error
 
 
 def trained(
@@ -158,7 +175,7 @@ def trained(
     """
     settings = _settings(name, profile, changes)
     check_number(seed, "seed", low=0, integer=True)
-    images = datasets.load(data, root) if isinstance(data, str) else data
+    images = _images(data, root)
     place = choose_device(device)
     model = build(name, images.train_x.shape[1:], len(images.classes), profile, seed, **changes)
     path = cache_path(name, images, profile, seed, **changes)
@@ -195,7 +212,7 @@ def clean_outcomes(
     **changes,
 ) -> Outcomes:
     """Which of the first 1,000 test images :func:`trained` classifies right, one draw each; kept beside the model."""
-    images = datasets.load(data, root) if isinstance(data, str) else data
+    images = _images(data, root)
     path = cache_path(name, images, profile, seed, **changes).with_suffix(".json")
     if not path.exists():
         model = trained(name, images, profile, seed, device=device, **changes)

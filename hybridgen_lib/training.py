@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hybridgen_lib.classifier import check_images, check_labels, check_number
+from hybridgen_lib.classifier import check_images, check_labels, check_model, check_number
 
 __all__ = ["cross_entropy", "fit", "negative_elbo", "save_atomically"]
 
@@ -74,8 +74,7 @@ def fit(
     check_number(batch_size, "batch_size", low=1, integer=True)
     check_number(learning_rate, "learning_rate", low=0)
     check_number(seed, "seed", low=0, integer=True)
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     if not isinstance(x, Tensor) or x.ndim != 4 or len(x) == 0:
         raise ValueError(f"x must be a non-empty (N, channels, H, W) tensor, got {getattr(x, 'shape', type(x).__name__)}")
     if x.dtype != torch.uint8:

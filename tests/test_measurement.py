@@ -96,9 +96,9 @@ def test_a_trip_through_json_changes_nothing(n, radii, draws, random):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"index": []}, "index must hold"),
-        ({"index": [0, 0]}, "index must hold"),
-        ({"index": [-1, 0]}, "index must hold"),
+        ({"index": []}, "index must"),
+        ({"index": [0, 0]}, "index must"),
+        ({"index": [-1, 0]}, "index must"),
         ({"clean": torch.ones(3)}, "clean must have shape"),
         ({"clean": torch.tensor([1.0, 2.0])}, "clean must hold fractions"),
         ({"clean": torch.tensor([1.0, float("nan")])}, "clean must hold fractions"),

@@ -22,6 +22,7 @@ _UNDECIDED = "undecided at this n"
 
 def _within(ours: Estimate, value: float, relation: str, tolerance: float) -> bool | None:
     """Is our interval inside the claimed region widened by the tolerance (True), clear of it (False), or neither (None)?"""
+    check_choice(relation, "relation", ("", "<", ">", "="))
     low = -math.inf if relation == "<" else value
     high = math.inf if relation == ">" else value
     if ours.low >= low - tolerance - 1e-12 and ours.high <= high + tolerance + 1e-12:
