@@ -130,7 +130,7 @@ def fetch(package: str, sha256: str) -> Path:
     """The package's archive, from build/npm or from npm."""
     name, number = package.rsplit("@", 1)
     archive = PACKAGES / f"{name.replace('@', '').replace('/', '-')}-{number}.tgz"
-    if not archive.exists():
+    if fresh := not archive.exists():
         PACKAGES.mkdir(parents=True, exist_ok=True)
         npm = shutil.which("npm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
         if npm is None:
@@ -138,6 +138,8 @@ def fetch(package: str, sha256: str) -> Path:
         subprocess.run([npm, "pack", "--silent", package], cwd=PACKAGES, check=True, stdout=subprocess.DEVNULL, timeout=120)
     if (found := hashlib.sha256(archive.read_bytes()).hexdigest()) != sha256:
         archive.unlink()
+        if not fresh:  # left by a run that was killed while it downloaded
+            return fetch(package, sha256)
         raise ValueError(f"{package}: expected an archive with sha256 {sha256}, got {found}")
     return archive
 

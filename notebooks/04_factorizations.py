@@ -143,9 +143,7 @@ torch.testing.assert_close(by_hand, picture.log_prob(x), rtol=1e-4, atol=1e-2)
 # %%
 def guide_by_hand(model, x, y):
     net = model.networks["q(z|x,y)"].mlp
-    h = torch.cat(
-        [net.trunk(x), y], 1
-    )  # 500 features of the image and 10 numbers for the label
+    h = torch.cat([net.trunk(x), y], 1)  # 500 features, and 10 numbers for the label
     h = torch.relu(h @ net.first.weight.T + net.first.bias)
     mean, log_sigma = net.rest[1](h).chunk(2, 1)
     return Normal(mean, log_sigma.exp())

@@ -384,3 +384,10 @@ def test_the_board_refuses_what_does_not_exist():
         scoreboard("deep-bayes")
     with pytest.raises(ValueError, match="chapter must be one of"):
         scoreboard(chapter="5")
+
+
+def test_no_recorded_model_has_collapsed():
+    """A model near chance would make every comparison of robustness worthless."""
+    clean = load().query("document == 'deepbayes' and metric == 'clean_accuracy' and attack == 'none'")
+    assert set(clean["model"]) == {"gfz", "gfy", "gbz", "gby", "dfx", "dfz", "dbx", "cnn"}
+    assert (clean["low"] > 0.6).all()
