@@ -175,7 +175,7 @@ def check_smallest(answer):
 if smallest is not None:
     check_smallest(smallest)
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 # Solution
 distances = torch.cdist(shirts.flatten(1), trousers.flatten(1), p=float("inf"))
 print(f"smallest distance {distances.min():.2f}")
@@ -198,7 +198,7 @@ def check_length(answer):
 if length is not None:
     check_length(length)
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 # Solution
 length_solution = (784 * 0.1**2 / 3) ** 0.5
 print(f"length {length_solution:.2f}")
@@ -222,7 +222,7 @@ def check_brightness(answer):
 if brightness is not None:
     check_brightness(brightness)
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 # Solution
 pixels = data.as_float(fashion.train_x).flatten(1).mean(1)
 means = torch.stack([pixels[fashion.train_y == c].mean() for c in range(10)])

@@ -508,7 +508,7 @@ if is_bottleneck(DEEP_BAYES["gbz"]) is not None:
     check_bottlenecks(is_bottleneck)
 
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 # Solution
 def bottleneck_solution(formula):
     edges = set(Factorization.parse(formula).edges)
@@ -541,7 +541,7 @@ if log_mean_exp(log_weights) is not None:
     check_log_mean_exp(log_mean_exp)
 
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 # Solution: take the largest out of the sum first.
 def log_mean_exp_solution(log_weights):
     largest = log_weights.max()
@@ -575,7 +575,7 @@ if price(guide) is not None:
     check_price(price)
 
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 # Solution
 def price_solution(guide):
     return (0.5 * (guide.loc**2 + guide.scale**2 - 1) - guide.scale.log()).sum(1)
@@ -603,7 +603,7 @@ def check_gap(answer):
 if gap is not None:
     check_gap(gap)
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 # Solution
 variance = 1 / 3
 gap_solution = math.log(math.sqrt(variance) / 1.5) - 0.5

@@ -907,7 +907,7 @@ if random_sign(many, 0.05, torch.Generator()) is not None:
     check_random_sign(random_sign)
 
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 # Solution
 def random_sign_solution(x, eps, generator):
     up = torch.rand(x.shape, generator=generator) < 0.5
@@ -938,7 +938,7 @@ if targeted_by_hand(cnn, x, y, 0.1) is not None:
     check_targeted(targeted_by_hand)
 
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 # Solution
 def targeted_solution(model, x, target, eps):
     return (x - eps * gradient(model, x, target).sign()).clamp(0, 1)
@@ -974,7 +974,7 @@ if smallest_eps(cnn, many[before], labels[before], grid) is not None:
     check_smallest_eps(smallest_eps)
 
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 # Solution
 def smallest_eps_solution(model, x, y, grid):
     found = torch.full((len(x),), torch.inf, device=x.device)
@@ -1016,7 +1016,7 @@ if averaged_gradient(gfz, x[:1], y[:1], 1, torch.Generator()) is not None:
     check_averaged_gradient(averaged_gradient)
 
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 # Solution
 def averaged_gradient_solution(model, x, y, draws, generator):
     inside = x.clone().requires_grad_()
