@@ -72,6 +72,8 @@ device = recipes.choose_device(device)
 fashion = data.load(
     "fashion-mini" if profile == "quick" else "fashion-mnist", data_root or None
 )
+
+# %%
 names = ["gfz", "gfy", "gbz", "gby", "dfx", "dfz", "dbx", "cnn"]
 models = {
     name: recipes.trained(name, fashion, profile, seed, device=device) for name in names
@@ -958,6 +960,7 @@ def check_smallest_eps(answer):
     print(f"median of the smallest ε: {found.median():.2f}")
 
 
+# %%
 if smallest_eps(cnn, many[before], labels[before], grid) is not None:
     check_smallest_eps(smallest_eps)
 
