@@ -52,7 +52,7 @@ def _deep_bayes_recipe(name: str) -> Recipe:
     ``paper``: width 64, hidden 500, code 64, K = 10, 100 epochs, batches of 50, Adam at 1e-4. ``cpu``: width 32, 20
     epochs, batches of 128, Adam from 1e-3 down to 1e-4 (ours: a fifth of the epochs needs larger steps). ``quick``: the
     same on 6,000 images in batches of 64, 12 epochs, K = 3. Warm-up of the latent terms (ours, at every profile) for the two
-    whose label is read off z alone, GBZ and DBX: without it DBX learns to ignore z and stays at chance.
+    whose label is read off z alone, GBZ and DBX: without it DBX at ``quick`` learns to ignore z (10.8 % of 1,000).
     """
     common = {"hidden": 500, "code": 64, "warm_up": 0.5 if name in ("gbz", "dbx") else 0.0}
     small = {"width": 32, "learning_rate": 1e-3, "final_learning_rate": 1e-4, **common}

@@ -20,9 +20,9 @@ __all__ = ["PROTOCOL_TITLES", "curves_by_protocol", "differences", "percent", "r
 PROTOCOL_TITLES = {"as_published": "as published", "adaptive": "adaptive"}
 
 
-def percent(value: float, low: float, high: float, digits: int = 0) -> str:
+def percent(value: float, low: float, high: float) -> str:
     """A share with its interval, in per cent: ``"83 [75, 89]"``."""
-    return f"{100 * value:.{digits}f} [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+    return f"{100 * value:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def rates(rows: pd.DataFrame, columns: str = "eps") -> pd.DataFrame:

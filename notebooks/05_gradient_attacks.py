@@ -746,8 +746,8 @@ print(f"the widest band spans {100 * (live.high - live.low).max():.0f} points")
 #   succeeds more often on those ten draws is kept; the number comes from ten others.
 #
 # The noisy models have $K = 10$ and get the first 100 test images at the `cpu` profile, the CNN the first 1,000. With 100
-# images a difference below some ten points stays undecided. `make reproduce` runs all of it, for an hour or two on two
-# cores. What has not been run says so.
+# images a difference below some ten points stays undecided. `make reproduce` runs all of it, for hours on two cores. What
+# has not been run says so.
 #
 # First, the models themselves: their accuracy on clean images.
 

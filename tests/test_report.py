@@ -43,9 +43,8 @@ def test_rates_are_cells_in_per_cent_in_the_order_given(recorded):
     assert table.loc[("cpu", 0, "dfx", 100), 0.3] == "90 [83, 94]"
 
 
-def test_percent_rounds_as_asked():
+def test_percent_rounds():
     assert report.percent(0.8349, 0.7, 1.0) == "83 [70, 100]"
-    assert report.percent(0.8349, 0.7, 1.0, digits=1) == "83.5 [70.0, 100.0]"
 
 
 def test_curves_stand_in_a_panel_for_each_protocol(recorded):
