@@ -21,7 +21,7 @@ MODELS = {
 }
 
 # Which full-scale measurements a document has, for which models (hybridgen_lib/reproduce.py says what each one is).
-MEASUREMENTS = {"deepbayes": ([*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin"])}
+MEASUREMENTS = {"deepbayes": ([*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin", "worst-case"])}
 
 CHAPTERS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.py"))
 LIBRARY = sorted(str(path) for path in Path("hybridgen_lib").rglob("*") if path.suffix in {".py", ".csv", ".mplstyle"})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from hybridgen_lib import data as datasets
 from hybridgen_lib import results
 from hybridgen_lib.attacks import Linf, fgsm
 from hybridgen_lib.classifier import check_choice
-from hybridgen_lib.evaluation import adaptive_pgd, attack_outcomes
+from hybridgen_lib.evaluation import SUITES, adaptive_outcomes, adaptive_pgd, attack_outcomes
 from hybridgen_lib.measurement import Outcomes
 from hybridgen_lib.models.factorization import DEEP_BAYES
 from hybridgen_lib.recipes import RECIPES, choose_device, trained
@@ -35,32 +35,67 @@ STAND_IN = {"cpu": "half width", "paper": ""}
 
 CLEAN_IMAGES = 1_000
 GRID_IMAGES = {"cpu": 100, "paper": 1_000}
-"""The first test images. A plain network gets CLEAN_IMAGES of them everywhere: one pass each is cheap."""
+ADAPTIVE_IMAGES = {"cpu": 200, "paper": 1_000}
+ADAPTIVE_IMAGES_PLAIN = 500
+"""The first test images. A plain network gets CLEAN_IMAGES of them on grids too: one pass each is cheap."""
+ADAPTIVE_EPSILONS = (0.1, 0.3)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run is about: a trained model on a data set, and who attacks it from outside."""
+
+    model: nn.Module
+    images: datasets.ImageData
+    profile: str
+    seed: int
+    source: Callable[[], nn.Module]  # the plain network whose adversarial images are tried on the model
+
+    @property
+    def samples_noise(self) -> bool:
+        return getattr(self.model, "stochastic", False)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One way to measure a model for a document: the key of its results, its settings, and how the outcomes come about."""
+    """One way to measure a model for a document: the key of its results, its settings, and how the outcomes come about.
+
+    ``measure`` gives the outcomes, or several by the name of the attack, of which that in ``key`` is written last.
+    """
 
     key: dict
     settings: dict
-    measure: Callable[[nn.Module, datasets.ImageData, str, int], Outcomes]
+    measure: Callable[[Job], Outcomes | dict[str, Outcomes]]
 
 
-def _clean(model: nn.Module, images: datasets.ImageData, profile: str, seed: int) -> Outcomes:
-    measured = attack_outcomes(model, images, fgsm, Linf, [0.0], index=range(CLEAN_IMAGES), seed=seed)
+def _clean(job: Job) -> Outcomes:
+    measured = attack_outcomes(job.model, job.images, fgsm, Linf, [0.0], index=range(CLEAN_IMAGES), seed=job.seed)
     return Outcomes(measured.index, measured.clean, draws=measured.draws)
 
 
-def _curve(attack: Callable, model: nn.Module, images: datasets.ImageData, profile: str, seed: int) -> Outcomes:
-    count = GRID_IMAGES[profile] if getattr(model, "stochastic", False) else CLEAN_IMAGES
-    return attack_outcomes(model, images, attack, Linf, EPSILONS, index=range(count), seed=seed)
+def _curve(attack: Callable, job: Job) -> Outcomes:
+    count = GRID_IMAGES[job.profile] if job.samples_noise else CLEAN_IMAGES
+    return attack_outcomes(job.model, job.images, attack, Linf, EPSILONS, index=range(count), seed=job.seed)
+
+
+def _suite(job: Job) -> str:
+    return "adaptive-sampling-cpu" if job.samples_noise and job.profile == "cpu" else "adaptive"
+
+
+def _adaptive(job: Job) -> dict[str, Outcomes]:
+    """The adaptive protocol: what each of its attacks and those before it leave, the last being the worst case."""
+    count = ADAPTIVE_IMAGES[job.profile] if job.samples_noise else ADAPTIVE_IMAGES_PLAIN
+    balls = [Linf(eps) for eps in ADAPTIVE_EPSILONS]
+    stages = adaptive_outcomes(
+        job.model, job.images, balls, _suite(job), source=job.source(), index=range(count), seed=job.seed
+    )
+    return {"worst-case" if k == len(stages) - 1 else name: stage for k, (name, stage) in enumerate(stages.items())}
 
 
 PGD = {"steps": 40, "restarts": 1, "eot": 1, "draws": 10}
 
 # FGSM as printed: one step on the cross-entropy, the model's noise as it comes. Then the margin of the scores, 40 steps,
-# first with the model's noise frozen, then with a fresh draw at every step.
+# first with the model's noise frozen, then with a fresh draw at every step. Then the whole protocol, at two radii.
 DEEPBAYES = {
     "clean": Measurement({"protocol": "as_published", "attack": "none"}, {}, _clean),
     "fgsm": Measurement(
@@ -70,6 +105,11 @@ DEEPBAYES = {
         {"protocol": "adaptive", "attack": "pgd-margin", "norm": "linf", "steps": PGD["steps"]},
         {"loss": "margin", **PGD},
         partial(_curve, partial(adaptive_pgd, **PGD)),
+    ),
+    "worst-case": Measurement(
+        {"protocol": "adaptive", "attack": "worst-case", "norm": "linf"},
+        {name: asdict(SUITES[name]) for name in ("adaptive", "adaptive-sampling-cpu")},
+        _adaptive,
     ),
 }
 
@@ -104,9 +144,11 @@ def reproduce(
     if not path.exists():
         place = choose_device(device)
         network = trained(model, images, profile, seed, device=device)
+        other = partial(trained, "cnn", images, profile, seed + (model == "cnn"), device=device)  # never the same network
         settings = {"recipe_version": RECIPES[model].version, "samples": getattr(network, "samples", 1), **job.settings}
-        outcomes = job.measure(network, images, profile, seed)
-        results.record(outcomes, results_root, device=str(place), settings=settings, **key)
+        outcomes = job.measure(Job(network, images, profile, seed, other))
+        for attack, part in (outcomes if isinstance(outcomes, dict) else {key["attack"]: outcomes}).items():
+            results.record(part, results_root, device=str(place), settings=settings, **(key | {"attack": attack}))
     return path
 
 

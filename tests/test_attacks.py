@@ -190,7 +190,7 @@ def test_ascend_names_the_bad_number(bad):
 # ---------------------------------------------------------------- exact cases
 
 
-@pytest.mark.parametrize("loss", list(LOSSES))
+@pytest.mark.parametrize("loss", ["ce", "margin"])
 def test_on_a_linear_classifier_one_step_is_optimal(loss):
     weights, x = torch.randn(16, generator=seeded()), torch.full((2, 1, 4, 4), 0.5)
     model, y = linear(weights), torch.tensor([0, 1])
@@ -214,12 +214,14 @@ def test_losses_by_hand():
     scores, y = torch.tensor([[1.0, 3.0, 0.0], [-500.0, -100.0, -900.0]]), torch.tensor([1, 0])
     torch.testing.assert_close(LOSSES["margin"](scores, y), torch.tensor([-2.0, 400.0]))
     torch.testing.assert_close(LOSSES["ce"](scores, y), -scores.log_softmax(1)[[0, 1], y])
+    torch.testing.assert_close(LOSSES["dlr"](scores, y), torch.tensor([-2 / 3, 400 / 800]))
+    torch.testing.assert_close(LOSSES["dlr"](7 * scores - 900, y), LOSSES["dlr"](scores, y))  # neither scale nor shift
 
 
 def test_a_target_is_reached():
     model, (x, y) = small_cnn(), images(40)
     target = (y + 3) % 10
-    for loss in LOSSES:
+    for loss in ("ce", "margin"):
         assert accuracy(model, pgd(model, x, y, Linf(0.3), target=target, loss=loss, steps=20), target) > 0.9
         towards = fgsm(model, x, y, Linf(0.005), target=target, loss=loss)
         assert (LOSSES[loss](model(towards), target) < LOSSES[loss](model(x), target)).all()

@@ -15,11 +15,15 @@ from torch import Tensor
 from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.classifier import check_number
 
-__all__ = ["Objective", "ascend"]
+__all__ = ["NoGradientError", "Objective", "ascend"]
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """``objective(x, rows) -> (values, finished)``: for the images ``x`` (b, ...), which are rows ``rows`` (b,) of the batch,
 what is to be increased (b,), and which images may leave (b,) bool, or None if none ever does."""
+
+
+class NoGradientError(ValueError):
+    """The objective does not depend on the image in any way that a gradient could see."""
 
 
 def ascend(
@@ -83,7 +87,7 @@ def _gradient(objective: Objective, x: Tensor, rows: Tensor, draws: int, size: i
                 values, done = objective(part, part_rows)
                 value = values.sum()
             if not value.requires_grad:
-                raise ValueError("objective must have a gradient in x; for a step without one, give a surrogate")
+                raise NoGradientError("objective must have a gradient in x; for a step without one, give a surrogate")
             total = total + torch.autograd.grad(value, part)[0]
         if not torch.isfinite(total).all():
             raise ValueError("objective must have a finite gradient in x, got NaN or infinity")

@@ -44,7 +44,15 @@ def margin(scores: Tensor, y: Tensor) -> Tensor:
     return others.amax(1) - scores.gather(1, y[:, None])[:, 0]
 
 
-LOSSES = {"ce": cross_entropy, "margin": margin}
+def dlr(scores: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio: the margin over the gap between the largest and the third largest score (Croce and Hein
+    2020, eq. 6). It hears neither the scale nor a shift of the scores, and needs three classes.
+    """
+    first, _, third = scores.topk(3, dim=1).values.unbind(1)
+    return margin(scores, y) / (first - third).clamp_min(1e-12)
+
+
+LOSSES = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
 """Losses by name: ``loss(scores (B, C), y (B,)) -> (B,)``. Away from y they climb; towards a target its loss descends."""
 
 
@@ -124,7 +132,7 @@ def pgd(
     check_number(steps, "steps", low=1, integer=True)
     step_size = 2.5 * ball.eps / steps if step_size is None else check_number(step_size, "step_size", low=0)
     restarts = int(check_number(restarts, "restarts", low=1, integer=True))
-    with _attacking(model, x, y, ball, loss, target, eot, surrogate, generator) as goal:
+    with attacking(model, x, y, ball, loss, target, eot, surrogate, generator) as goal:
         if ball.eps == 0 or len(x) == 0:
             return x.detach().clone()
         stops = stop_when_fooled and not goal.stochastic
@@ -146,7 +154,7 @@ def pgd(
 
 
 def _one_step(model, x, y, ball, loss, target, eot, surrogate, generator) -> Tensor:
-    with _attacking(model, x, y, ball, loss, target, eot, surrogate, generator) as goal:
+    with attacking(model, x, y, ball, loss, target, eot, surrogate, generator) as goal:
         rows = torch.arange(len(x), device=x.device)
         return goal.climb(x, rows, ball, steps=1, step_size=ball.eps, starts=x, stops=False)
 
@@ -155,7 +163,7 @@ def _one_step(model, x, y, ball, loss, target, eot, surrogate, generator) -> Ten
 
 
 @dataclass
-class _Goal:
+class Goal:
     """What one call wants of the model: a loss to climb, a verdict on each image, and where randomness comes from."""
 
     model: nn.Module
@@ -176,6 +184,8 @@ class _Goal:
         scores = check_scores(model(x, **options), len(x))
         if not self.checked:
             check_labels(self.labels, scores.shape[1], name="target" if self.targeted else "y")
+            if self.loss == "dlr" and scores.shape[1] < 3:
+                raise ValueError(f"loss must be ce or margin for a model of {scores.shape[1]} classes; dlr needs 3")
             self.checked = True
         return scores
 
@@ -225,18 +235,18 @@ RESELECT = 10
 """After how many steps the runner-up of an image is chosen anew."""
 
 
-def _duels(goal: _Goal) -> bool:
+def _duels(goal: Goal) -> bool:
     return goal.loss == "margin" and not goal.targeted and hasattr(goal.gradients, "class_scores")
 
 
 class _Duel:
     """The margin from two classes: a model that scores each class at a price is asked for the true one and the runner-up.
 
-    The runner-up comes from all classes, anew after ``every`` gradients of an image. If it wins, the image is fooled; if
-    not, nothing is proven, and the last word, :meth:`_Goal.judge`, is had by all classes.
+    The runner-up comes from a cheap look at all classes (one sample each), anew after ``every`` gradients of an image. If it
+    wins, the image is fooled; if not, nothing is proven, and the last word, :meth:`Goal.judge`, is had by all classes.
     """
 
-    def __init__(self, goal: _Goal, images: int, every: int):
+    def __init__(self, goal: Goal, images: int, every: int):
         self.goal, self.every = goal, every
         self.rival = torch.zeros(images, dtype=torch.long, device=goal.labels.device)
         self.gradients = torch.zeros_like(self.rival)
@@ -244,19 +254,23 @@ class _Duel:
     def __call__(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         goal, labels = self.goal, self.goal.labels[rows]
         due = self.gradients[rows] % self.every == 0
-        if due.any():
-            with torch.no_grad():
-                scores = goal.scores(goal.gradients, x[due]).scatter(1, labels[due, None], -torch.inf)
-            self.rival[rows[due]] = scores.argmax(1)
-        self.gradients[rows] += 1
         options = {"generator": goal.generator} if is_stochastic(goal.gradients) else {}
+        if due.any():
+            self.rival[rows[due]] = self.runner_up(x[due], labels[due], options)
+        self.gradients[rows] += 1
         pair = goal.gradients.class_scores(x, torch.stack([labels, self.rival[rows]], 1), **options)
         value = check_scores(pair, len(x)).diff(dim=1)[:, 0]
         return value, value > 0
 
+    @torch.no_grad()
+    def runner_up(self, x: Tensor, labels: Tensor, options: dict) -> Tensor:
+        everyone = torch.arange(self.goal.gradients.classes, device=x.device).expand(len(x), -1)
+        scores = check_scores(self.goal.gradients.class_scores(x, everyone, samples=1, **options), len(x))
+        return scores.scatter(1, labels[:, None], -torch.inf).argmax(1)
+
 
 @contextmanager
-def _attacking(model, x, y, ball, loss, target, eot, surrogate, generator):
+def attacking(model, x, y, ball, loss, target, eot, surrogate, generator):
     """Check everything that attacks share, then yield the goal with all models in evaluation mode."""
     for name, module in {"model": model, "surrogate": surrogate}.items():
         if not isinstance(module, nn.Module) and not (name == "surrogate" and module is None):
@@ -267,6 +281,8 @@ def _attacking(model, x, y, ball, loss, target, eot, surrogate, generator):
         check_labels(target, images=len(x), name="target")
     _only(ball, Ball)
     check_choice(loss, "loss", LOSSES)
+    if loss == "dlr" and target is not None:
+        raise ValueError("loss must be ce or margin with a target; dlr leaves a class, it reaches none")
     check_number(eot, "eot", low=1, integer=True)
     if generator is not None and not isinstance(generator, torch.Generator):
         raise ValueError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
@@ -276,7 +292,7 @@ def _attacking(model, x, y, ball, loss, target, eot, surrogate, generator):
         gradients = model if surrogate is None else surrogate
         for module in {model, gradients}:
             stack.enter_context(evaluating(module))
-        yield _Goal(model, gradients, labels, target is not None, loss, eot, generator)
+        yield Goal(model, gradients, labels, target is not None, loss, eot, generator)
 
 
 def _only(ball, kind):

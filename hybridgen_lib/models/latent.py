@@ -11,6 +11,7 @@ C classes). Chapter 04 builds it by hand.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -69,13 +70,24 @@ class LatentVariableClassifier(StochasticClassifier):
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Scores (B, C) of images (B, channels, H, W), from K samples each; fresh noise unless frozen."""
-        return self._scores(x, self._one_hot(x)[None], generator)
+        return self._scores(x, self._one_hot(x)[None], self.samples, generator)
 
-    def class_scores(self, x: Tensor, classes: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Scores (B, k) of the classes (B, k) only, at k/C of the cost, with the noise that all classes would share."""
+    def class_scores(
+        self, x: Tensor, classes: Tensor, generator: torch.Generator | None = None, samples: int | None = None
+    ) -> Tensor:
+        """Scores (B, k) of the classes (B, k) only, at k/C of the cost, with the noise that all classes would share.
+
+        ``samples``, by default K, is for a rougher and cheaper look.
+        """
         if classes.numel() and not 0 <= classes.min() <= classes.max() < self.classes:
             raise ValueError(f"classes must be in 0..{self.classes - 1}, got {classes.min().item()} to {classes.max().item()}")
-        return self._scores(x, self._one_hot(x)[classes], generator)
+        return self._scores(x, self._one_hot(x)[classes], self.samples if samples is None else samples, generator)
+
+    def with_samples(self, samples: int) -> LatentVariableClassifier:
+        """The same networks with another K: another classifier, cheaper or steadier, for an attacker to learn from."""
+        twin = copy.copy(self)
+        twin.samples = int(check_number(samples, "samples", low=1, integer=True))
+        return twin
 
     @property
     def examples_per_pass(self) -> int:
@@ -83,9 +95,9 @@ class LatentVariableClassifier(StochasticClassifier):
         device = next((p.device for p in self.parameters()), torch.device("cpu"))
         return max(1, _pass_size(device) // (self.classes * self.samples))
 
-    def _scores(self, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
-        log_weights = self.log_weights(x, y, self._noise(x, self.samples, generator))
-        return torch.logsumexp(log_weights, 0) - math.log(self.samples)
+    def _scores(self, x: Tensor, y: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
+        log_weights = self.log_weights(x, y, self._noise(x, samples, generator))
+        return torch.logsumexp(log_weights, 0) - math.log(samples)
 
     def log_weights(self, x: Tensor, y: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """log p(x, z_k, y) - log q(z_k | x, y), shape (K, B, k), in bounded memory.

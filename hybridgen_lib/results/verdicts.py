@@ -67,7 +67,10 @@ def order_verdict(ours: Estimate, relation: str, tolerance: float = _TOLERANCE) 
 
 
 def _candidates(items: list[dict], claim, model: str, attack: str, protocol: str, eps: float) -> dict[tuple, dict]:
-    """{(profile, seed): the run that speaks about one side of a claim}; of several attacks the strongest at this radius."""
+    """{(profile, seed): the run that speaks about one side of a claim}.
+
+    Of several attacks at this radius the protocol's worst case, else the strongest.
+    """
     best: dict[tuple, dict] = {}
     for item in items:
         key, clean = item["key"], claim.metric == "clean_accuracy"
@@ -84,9 +87,10 @@ def _candidates(items: list[dict], claim, model: str, attack: str, protocol: str
             fits = fits and (exact or protocol == "adaptive")
         if fits:
             place = key["profile"], key["seed"]
-            strength = item["outcomes"].clean.mean() if clean else item["outcomes"].at(eps).mean()
-            if place not in best or strength < best[place]["strength"]:
-                best[place] = {**item, "strength": strength}
+            left = item["outcomes"].clean.mean() if clean else item["outcomes"].at(eps).mean()
+            rank = key["attack"] != "worst-case", left
+            if place not in best or rank < best[place]["rank"]:
+                best[place] = {**item, "rank": rank}
     return best
 
 

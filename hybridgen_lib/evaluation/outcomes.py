@@ -1,7 +1,7 @@
 """How much of a classifier an attack leaves: the outcome of every image, and curves with intervals.
 
 An attack is any ``attack(model, x, y, ball, *, generator) -> x_adv``: those of ``hybridgen_lib.attacks``, with settings fixed
-by ``functools.partial``, or :func:`adaptive_pgd` below. Every image is attacked, and then judged by the model itself: once if
+by ``functools.partial``. Every image is attacked, and then judged by the model itself: once if
 it is deterministic, else over fresh draws of its noise that the attack has never seen. Chapter 05 draws the curves,
 chapter 07 asks whether to believe them.
 """
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hybridgen_lib.attacks import pgd
 from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.classifier import (
     check_images,
@@ -25,13 +24,12 @@ from hybridgen_lib.classifier import (
     check_number,
     check_scores,
     evaluating,
-    frozen_noise,
     is_stochastic,
 )
 from hybridgen_lib.data import ImageData, as_float
 from hybridgen_lib.measurement import Outcomes
 
-__all__ = ["accuracy_curve", "adaptive_pgd", "attack_outcomes", "fraction_right"]
+__all__ = ["accuracy_curve", "attack_outcomes", "fraction_right", "smallest_outcomes"]
 
 Attack = Callable[..., Tensor]
 
@@ -80,19 +78,17 @@ def attack_outcomes(
         raise ValueError(f"ball_type must be Linf or L2, got {ball_type!r}")
     if not isinstance(epsilons, Sequence):
         raise ValueError(f"epsilons must be a list of radii, got {epsilons!r}")
-    balls = [ball_type(check_number(eps, "epsilons", low=0)) for eps in epsilons]
+    balls = check_balls([ball_type(check_number(eps, "epsilons", low=0)) for eps in epsilons], "epsilons")
     check_number(draws, "draws", low=1, integer=True)
     check_number(seed, "seed", integer=True)
     check_number(batch_size, "batch_size", low=1, integer=True)
-    if not balls or len(set(balls)) < len(balls):
-        raise ValueError(f"epsilons must hold at least one radius, each once; got {list(epsilons)}")
-    x, y, index = _chosen(data, index)
+    x, y, index = chosen_images(data, index)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = [(a.to(device), b.to(device)) for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True)]
     draws = draws if is_stochastic(model) else 1
 
     def judged(images: Sequence[Tensor], *what) -> Tensor:
-        generator = _generator(seed, "judge", *what)
+        generator = generator_for(seed, "judge", *what)
         return torch.cat(
             [fraction_right(model, a, b, draws, generator) for a, (_, b) in zip(images, batches, strict=True)]
         ).cpu()
@@ -101,15 +97,58 @@ def attack_outcomes(
     name = getattr(getattr(attack, "func", attack), "__name__", "attack")  # a partial has its function's name
     bar = tqdm(total=len(balls) * len(x), desc=name, unit="image", disable=None, leave=False)
     for ball in balls:
-        began, attacked, generator = time.perf_counter(), [], _generator(seed, "attack", float(ball.eps))
+        began, attacked, generator = time.perf_counter(), [], generator_for(seed, "attack", float(ball.eps))
         for a, b in batches:
-            attacked.append(_inside(ball, a, attack(model, a, b, ball, generator=generator)) if ball.eps > 0 else a)
+            attacked.append(inside(ball, a, attack(model, a, b, ball, generator=generator)) if ball.eps > 0 else a)
             bar.update(len(a))
         seconds.append(time.perf_counter() - began)
         right.append(judged(attacked, float(ball.eps)) if ball.eps > 0 else clean)
     bar.close()
     epsilons = [float(ball.eps) for ball in balls]
     return Outcomes(index=index, clean=clean, epsilons=epsilons, right=torch.stack(right), draws=draws, seconds=seconds)
+
+
+def smallest_outcomes(
+    model: nn.Module,
+    data: ImageData | tuple[Tensor, Tensor],
+    attack: Callable,
+    epsilons: Sequence[float],
+    *,
+    index: Sequence[int] | None = None,
+    draws: int = 10,
+    seed: int = 0,
+    batch_size: int = 250,
+) -> Outcomes:
+    """The same from one run of a smallest-perturbation attack, ``attack(model, x, y, generator=...) -> Smallest``.
+
+    At radius eps an image counts as attacked if what was found lies within eps, else it stands as it was. Other arguments as
+    in :func:`attack_outcomes`; ``epsilons`` are in the attack's norm.
+    """
+    check_model(model)
+    if not callable(attack):
+        raise ValueError(f"attack must be a function attack(model, x, y, generator=...), got {attack!r}")
+    if not isinstance(epsilons, Sequence) or not epsilons:
+        raise ValueError(f"epsilons must be a list of at least one radius, got {epsilons!r}")
+    epsilons = [float(check_number(eps, "epsilons", low=0)) for eps in epsilons]
+    check_number(draws, "draws", low=1, integer=True)
+    check_number(seed, "seed", integer=True)
+    check_number(batch_size, "batch_size", low=1, integer=True)
+    x, y, index = chosen_images(data, index)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    draws = draws if is_stochastic(model) else 1
+    attacking, judging = generator_for(seed, "attack", "smallest"), generator_for(seed, "judge", "smallest")
+    clean, right, distance, began = [], [], [], time.perf_counter()
+    for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        a, b = a.to(device), b.to(device)
+        found = attack(model, a, b, generator=attacking)
+        check_images(found.x_adv, "the attack's result")
+        distance.append(found.distance.cpu())
+        right.append(fraction_right(model, found.x_adv, b, draws, judging).cpu())
+        clean.append(fraction_right(model, a, b, draws, judging).cpu())
+    clean, right, distance = torch.cat(clean), torch.cat(right), torch.cat(distance)
+    within = [torch.where(distance <= eps + 1e-6, right, clean) for eps in epsilons]  # float32 distances
+    seconds = [time.perf_counter() - began] * len(epsilons)  # one run serves every radius
+    return Outcomes(index, clean, epsilons, torch.stack(within), draws, seconds)
 
 
 @torch.no_grad()
@@ -131,60 +170,25 @@ def fraction_right(model: nn.Module, x: Tensor, y: Tensor, draws: int = 1, gener
     return total / draws
 
 
-def adaptive_pgd(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    ball: Ball,
-    *,
-    steps: int = 40,
-    restarts: int = 1,
-    eot: int = 5,
-    draws: int = 10,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """PGD on the margin of the scores, adapted to models with noise: an attack to be given to :func:`attack_outcomes`.
-
-    A deterministic model gets margin PGD. A stochastic one is first attacked with its noise frozen, where it is an ordinary
-    function, for all ``steps`` (an image that one draw gets wrong is not yet fooled); then what is still right in any of
-    ``draws`` fresh draws is attacked with gradients averaged over ``eot`` of them. Of the two the one that is right less
-    often is returned, compared on the same ``draws``; the judge's are others, so the choice flatters nobody.
-    """
-    check_number(eot, "eot", low=1, integer=True)
-    check_number(draws, "draws", low=1, integer=True)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
-    options = {"steps": steps, "loss": "margin", "restarts": restarts, "generator": generator}
-    if not is_stochastic(model):
-        return pgd(model, x, y, ball, **options)
-
-    y = y.to(x.device)
-    seeds = torch.randint(2**31, (2,), generator=generator, device=generator.device)
-    frozen_seed, choice_seed = seeds.tolist()
-
-    def right(images: Tensor) -> Tensor:
-        return fraction_right(model, images, y, draws, torch.Generator().manual_seed(choice_seed))
-
-    with frozen_noise(model, frozen_seed):
-        frozen = pgd(model, x, y, ball, stop_when_fooled=False, **options)
-    left = right(frozen)
-    rows = left.nonzero()[:, 0]
-    if len(rows) == 0:
-        return frozen
-    fresh = frozen.clone()
-    fresh[rows] = pgd(model, x[rows], y[rows], ball, eot=eot, **options)
-    better = right(fresh) <= left
-    return torch.where(better.view(-1, 1, 1, 1), fresh, frozen)
+# ---------------------------------------------------------------- helpers, for the other files of this folder
 
 
-# ---------------------------------------------------------------- helpers
+def check_balls(balls: Sequence[Ball], name: str = "balls") -> list[Ball]:
+    """``balls`` if there is at least one, all of one norm, each once."""
+    balls = list(balls)
+    if not balls or not all(isinstance(ball, Ball) for ball in balls):
+        raise ValueError(f"{name} must hold at least one ball, Linf(eps) or L2(eps); got {balls}")
+    if len({type(ball) for ball in balls}) > 1 or len(set(balls)) < len(balls):
+        raise ValueError(f"{name} must hold radii of one norm, each once; got {[ball.eps for ball in balls]}")
+    return balls
 
 
-def _generator(seed: int, *what) -> torch.Generator:
+def generator_for(seed: int, *what) -> torch.Generator:
     """A generator of its own for every purpose, from one seed."""
     return torch.Generator().manual_seed(zlib.crc32(repr((int(seed), *what)).encode()))
 
 
-def _chosen(data, index) -> tuple[Tensor, Tensor, list[int]]:
+def chosen_images(data, index) -> tuple[Tensor, Tensor, list[int]]:
     if not isinstance(data, ImageData) and not (isinstance(data, tuple) and len(data) == 2):
         raise ValueError(f"data must be an ImageData or a pair (x, y), got {type(data).__name__}")
     x, y = (data.test_x, data.test_y) if isinstance(data, ImageData) else data
@@ -197,7 +201,7 @@ def _chosen(data, index) -> tuple[Tensor, Tensor, list[int]]:
     return check_images(as_float(chosen) if chosen.dtype == torch.uint8 else chosen), y[index], index
 
 
-def _inside(ball: Ball, x: Tensor, attacked: Tensor) -> Tensor:
+def inside(ball: Ball, x: Tensor, attacked: Tensor) -> Tensor:
     """``attacked`` if it is what the attack promised: an image in [0, 1] in the ball round x, rounding aside."""
     check_images(attacked, "the attack's result")
     if attacked.shape != x.shape:
