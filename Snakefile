@@ -18,10 +18,17 @@ DEEP_BAYES = ["gfz", "gfy", "gbz", "gby", "dfx", "dfz", "dbx"]
 MODELS = {
     "04_factorizations": [*DEEP_BAYES, "cnn"],
     "05_gradient_attacks": [*DEEP_BAYES, "cnn"],
+    "06_beyond_gradients": ["cnn", "gmm", "gfz"],
+    "07_is_it_really_robust": ["cnn", "cnn-at", "gmm", "gfz"],
 }
 
-# Which full-scale measurements a document has, for which models (hybridgen_lib/reproduce.py says what each one is).
-MEASUREMENTS = {"deepbayes": ([*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin", "worst-case"])}
+# Which full-scale measurements a document has, on which data, for which models (hybridgen_lib/reproduce says what each is).
+ZOO = ["clean", "fgsm", "pgd", "fgm", "pgd-l2", "fgsm-code", "pgd-code"]
+ZOO += ["uniform-noise", "gaussian-noise", "contrast-linear", "contrast-binary", "blur", "worst-case"]
+MEASUREMENTS = {
+    "deepbayes": ("fashion-mnist", [*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin", "worst-case"]),
+    "zoo": ("mnist", ["gmm", "cnn"], ZOO),
+}
 
 CHAPTERS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.py"))
 LIBRARY = sorted(str(path) for path in Path("hybridgen_lib").rglob("*") if path.suffix in {".py", ".csv", ".mplstyle"})
@@ -48,8 +55,9 @@ if workflow.is_main_process:
     LOCK = one_run_at_a_time()
 
 
-def trained(wildcards, names):
-    return [f"build/trained/{DATA[wildcards.profile]}/{wildcards.profile}-s{wildcards.seed}/{name}" for name in names]
+def trained(wildcards, names, data=None):
+    folder = f"{data or DATA[wildcards.profile]}/{wildcards.profile}-s{wildcards.seed}"
+    return [f"build/trained/{folder}/{name}" for name in names]
 
 
 def models_of(wildcards):
@@ -59,14 +67,15 @@ def models_of(wildcards):
 def model_to_measure(wildcards):
     """The model, unless everything about it is on file already: then nobody needs it."""
     recorded = list(Path("results", wildcards.document).glob(f"*/{wildcards.model}-{wildcards.profile}-s{wildcards.seed}-*.json"))
-    wanted = MEASUREMENTS[wildcards.document][1]
-    return [] if len(recorded) >= len(wanted) else trained(wildcards, [wildcards.model])
+    data, _, ways = MEASUREMENTS[wildcards.document]
+    files = len(ways) + 3 * ("worst-case" in ways)  # which writes one for each of its four attacks
+    return [] if len(recorded) >= files else trained(wildcards, [wildcards.model], data)
 
 
 def measured(wildcards):
     """What a chapter at full scale shows, so it runs after it; at the quick profile it shows what is on file."""
     folder = f"{wildcards.profile}-s{wildcards.seed}"
-    jobs = [(document, model, way) for document, (models, ways) in MEASUREMENTS.items() for model in models for way in ways]
+    jobs = [(document, model, way) for document, (_, models, ways) in MEASUREMENTS.items() for model in models for way in ways]
     return [] if wildcards.profile == "quick" else [f"build/measured/{d}/{folder}/{model}/{way}" for d, model, way in jobs]
 
 

@@ -12,24 +12,30 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["RAW", "interleaved", "save"]
+__all__ = ["RAW", "interleaved", "save", "share_right"]
 
 RAW = Path(__file__).parent / "raw"
 
 
-def interleaved(cases: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+def interleaved(cases: dict[str, Callable[[], object]], repetitions: int, warm_up: bool = True) -> dict[str, list[float]]:
     """Seconds of each case, ``repetitions`` times, in turns: a slow minute of the machine then slows every case alike.
 
-    Every case runs once unmeasured before.
+    Every case runs once unmeasured before, unless the caller has seen to that.
     """
     seconds = {name: [] for name in cases}
-    for round_ in range(repetitions + 1):
+    for round_ in range(repetitions + warm_up):
         for name, case in cases.items():
             began = time.perf_counter()
             case()
-            if round_:
+            if round_ >= warm_up:
                 seconds[name].append(round(time.perf_counter() - began, 5))
     return seconds
+
+
+@torch.no_grad()
+def share_right(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    """The accuracy an attack leaves."""
+    return (model(x).argmax(1) == y).float().mean().item()
 
 
 def save(name: str, tables: list[dict], packages: list[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hybridgen_lib.attacks import pgd
+from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.classifier import check_images, check_labels, check_model, check_number
 
-__all__ = ["cross_entropy", "fit", "negative_elbo", "save_atomically"]
+__all__ = ["adversarial", "cross_entropy", "fit", "negative_elbo", "save_atomically"]
 
 Objective = Callable[[nn.Module, Tensor, Tensor, float, torch.Generator], Tensor]
 
@@ -40,6 +43,27 @@ def negative_elbo(warm_up: float = 0.0) -> Objective:
     def objective(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         beta = 1.0 if progress >= warm_up else 0.01 + 0.99 * progress / warm_up
         return -model.elbo(x, y, generator=generator, beta=beta).mean()
+
+    return objective
+
+
+def adversarial(ball: Ball, *, steps: int, warm_up: float = 0.0) -> Objective:
+    """Mean cross-entropy in nats of images that are attacked first: the min-max problem of Madry et al. (2018, eq. 2.1).
+
+    The inner maximum is PGD on the cross-entropy: a random start in ``ball``, ``steps`` steps of 2.5 eps / steps, all of
+    them for every image. Over the first ``warm_up`` share of training eps grows from 0 in a line (ours): a large ball leaves
+    a fresh model little to learn from. With a single step a model can end up robust to that step alone ("catastrophic
+    overfitting"; Wong, Rice and Kolter 2020).
+    """
+    if not isinstance(ball, Ball):
+        raise ValueError(f"ball must be Linf(eps) or L2(eps), got {ball!r}")
+    check_number(steps, "steps", low=1, integer=True)
+    check_number(warm_up, "warm_up", low=0, high=1)
+
+    def objective(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: torch.Generator) -> Tensor:
+        now = ball if progress >= warm_up else replace(ball, eps=ball.eps * progress / warm_up)
+        attacked = pgd(model, x, y, now, steps=steps, stop_when_fooled=False, generator=generator)
+        return F.cross_entropy(model(attacked), y)
 
     return objective
 

@@ -61,3 +61,25 @@ class Noisy(StochasticClassifier):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         noise = self.noise(1, len(x), x[0].numel(), x, generator)[0]
         return self.classifier(x + self.sigma * noise.expand(len(x), -1).reshape(x.shape))
+
+
+class Detached(nn.Module):
+    """A classifier that hides its image from autograd: there is no gradient at all, not even one of zeros."""
+
+    def __init__(self, classifier: nn.Module):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(x.detach())
+
+
+class Constant(nn.Module):
+    """The same scores for every image, all of them 0; they are a view of its parameter."""
+
+    def __init__(self, classes: int = 10):
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores.expand(len(x), -1)

@@ -1,14 +1,26 @@
 """One table over the public functions: a bad argument is a ``ValueError`` that names it."""
 
+from functools import partial
+
 import pytest
 import torch
-from fixtures_models import small_cnn
+from fixtures_models import Noisy, small_cnn
 
 from hybridgen_lib import figures, recipes
-from hybridgen_lib.attacks import L2, Linf, fgm, fgsm, ifgsm, pgd
+from hybridgen_lib.attacks import L2, Bpda, Linf, autoattack, fgm, fgsm, ifgsm, pgd, square, transfer
 from hybridgen_lib.attacks.ascent import ascend
 from hybridgen_lib.classifier import bootstrap_interval, wilson
-from hybridgen_lib.evaluation import accuracy_curve, adaptive_pgd, attack_outcomes, fraction_right
+from hybridgen_lib.evaluation import (
+    Suite,
+    accuracy_curve,
+    adaptive_outcomes,
+    adaptive_pgd,
+    attack_outcomes,
+    evaluate_robustness,
+    fraction_right,
+    masking_report,
+    smallest_outcomes,
+)
 from hybridgen_lib.measurement import Outcomes
 from hybridgen_lib.models.factorization import Factorization
 from hybridgen_lib.results import claim_verdict, number_verdict, order_verdict
@@ -16,7 +28,21 @@ from hybridgen_lib.results import claim_verdict, number_verdict, order_verdict
 X, Y = torch.rand(3, 1, 28, 28), torch.tensor([0, 1, 2])
 NAN, BRIGHT = X.clone(), X * 2 + 0.1
 NAN[0, 0, 0, 0] = float("nan")
-ATTACKS = [(fgsm, Linf(0.1)), (ifgsm, Linf(0.1)), (pgd, Linf(0.1)), (pgd, L2(1.0)), (fgm, L2(1.0)), (adaptive_pgd, Linf(0.1))]
+ATTACKS = [
+    (fgsm, Linf(0.1)),
+    (ifgsm, Linf(0.1)),
+    (pgd, Linf(0.1)),
+    (pgd, L2(1.0)),
+    (fgm, L2(1.0)),
+    (adaptive_pgd, Linf(0.1)),
+    (autoattack, Linf(0.1)),
+    (partial(autoattack, version="rand"), L2(1.0)),
+    (square, Linf(0.1)),
+    (partial(transfer, source=small_cnn()), Linf(0.1)),
+]
+TWO = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 2))
+NANS = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+NANS[1].bias.data.fill_(float("nan"))
 ESTIMATE = Outcomes([0, 1], torch.tensor([1.0, 0.0])).estimate("clean_accuracy")
 
 
@@ -70,6 +96,128 @@ def test_evaluation(function, change, name):
         function(**arguments)
 
 
+DATA = [
+    ({"data": X}, "data"),
+    ({"data": [X, Y]}, "data"),
+    ({"data": (X, Y, Y)}, "data"),
+    ({"data": (NAN, Y)}, "x"),
+    ({"data": (BRIGHT, Y)}, "x"),
+    ({"data": (X[0], Y)}, "x"),
+    ({"data": (X.tolist(), Y)}, "x"),
+    ({"data": (X.numpy(), Y)}, "x"),
+    ({"data": (3, Y)}, "x"),
+    ({"data": ((X * 255).long(), Y)}, "x"),
+    ({"data": (X, Y[:2])}, "y"),
+    ({"data": (X, Y.float())}, "y"),
+    ({"data": (X, Y.tolist())}, "y"),
+    ({"data": (X, Y + 9)}, "y"),
+    ({"data": (X, Y - 1)}, "y"),
+    ({"data": (X[:0], Y[:0])}, "index"),
+    ({"index": []}, "index"),
+    ({"index": [0.5]}, "index"),
+    ({"index": [3]}, "index"),
+    ({"index": [-1]}, "index"),
+    ({"index": [1, 1]}, "index"),
+    ({"seed": 0.5}, "seed"),
+    ({"seed": None}, "seed"),
+    ({"model": len}, "model"),
+    ({"model": torch.nn.Flatten(2)}, "model"),
+]
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Any attack is a failure: a bad argument is to be found before."""
+    from hybridgen_lib.evaluation import masking, protocol
+
+    for module in (masking, protocol):
+        for name in ("pgd", "autoattack", "square", "transfer"):
+            monkeypatch.setattr(module, name, lambda *a, **k: pytest.fail("an attack was run"), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        *DATA,
+        ({"ball": 0.1}, "ball"),
+        ({"ball": None}, "ball"),
+        ({"ball": Linf}, "ball"),
+        ({"ball": [Linf(0.1)]}, "ball"),
+        ({"suite": "strong"}, "suite"),
+        ({"suite": 3}, "suite"),
+        ({"suite": None}, "suite"),
+        ({"surrogate": len}, "surrogate"),
+        ({"source": "cnn"}, "source"),
+    ],
+)
+def test_evaluate_robustness(change, name, no_work):
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        evaluate_robustness(**{"model": small_cnn(), "data": (X, Y), "ball": Linf(0.1), **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        *DATA,
+        ({"balls": []}, "balls"),
+        ({"balls": Linf(0.1)}, "balls"),
+        ({"balls": 0.1}, "balls"),
+        ({"balls": None}, "balls"),
+        ({"balls": [0.1]}, "balls"),
+        ({"balls": [Linf(0.1), L2(0.1)]}, "balls"),
+        ({"balls": [Linf(0.1), Linf(0.1)]}, "balls"),
+        ({"suite": "strong"}, "suite"),
+        ({"surrogate": len}, "surrogate"),
+        ({"source": "cnn"}, "source"),
+    ],
+)
+def test_adaptive_outcomes(change, name, no_work):
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        adaptive_outcomes(**{"model": small_cnn(), "data": (X, Y), "balls": [Linf(0.1)], **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        *DATA,
+        ({"ball": 0.1}, "ball"),
+        ({"ball": None}, "ball"),
+        ({"ball": Linf(0.0)}, "ball's eps"),
+        ({"surrogate": len}, "surrogate"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_masking_report(change, name, no_work):
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        masking_report(**{"model": small_cnn(), "data": (X, Y), "ball": Linf(0.1), **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        *DATA[:-2],
+        ({"model": len}, "model"),
+        ({"attack": "cw"}, "attack"),
+        ({"attack": None}, "attack"),
+        ({"epsilons": []}, "epsilons"),
+        ({"epsilons": 0.1}, "epsilons"),
+        ({"epsilons": None}, "epsilons"),
+        ({"epsilons": [-0.1]}, "epsilons"),
+        ({"epsilons": [float("nan")]}, "epsilons"),
+        ({"epsilons": ["0.1"]}, "epsilons"),
+        ({"epsilons": [0.1, 0.1]}, "epsilons"),
+        ({"draws": 0}, "draws"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_smallest_outcomes(change, name):
+    def attack(*arguments, **options):
+        pytest.fail("the attack was run")
+
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        smallest_outcomes(**{"model": small_cnn(), "data": (X, Y), "attack": attack, "epsilons": [0.1], **change})
+
+
 @pytest.mark.parametrize(
     ("call", "name"),
     [
@@ -78,6 +226,26 @@ def test_evaluation(function, change, name):
         (lambda: fraction_right(small_cnn(), NAN, Y), "x"),
         (lambda: fraction_right(small_cnn(), X, Y + 9), "y"),
         (lambda: ascend(lambda x, rows: (x.sum((1, 2, 3)), None), X, Linf(0.1), steps=-1, step_size=0.1), "steps"),
+        *((lambda name=name: Suite(**{name: 0}), name) for name in ("steps", "restarts", "eot", "draws", "queries")),
+        *((lambda name=name: Suite(**{name: 1.5}), name) for name in ("steps", "restarts", "eot", "draws", "queries")),
+        (lambda: Suite(autoattack_images=-1), "autoattack_images"),
+        (lambda: Suite(autoattack_images="all"), "autoattack_images"),
+        (lambda: autoattack(small_cnn(), X, Y, Linf(0.1), version="plus"), "version"),
+        (lambda: autoattack(Noisy(small_cnn()), X, Y, Linf(0.1)), "version"),
+        (lambda: square(Noisy(small_cnn()), X, Y, Linf(0.1)), "model"),
+        (lambda: square(small_cnn(), X, Y, Linf(0.1), queries=0), "queries"),
+        (lambda: square(small_cnn(), X, Y, Linf(0.1), queries=2.5), "queries"),
+        (lambda: transfer(small_cnn(), X, Y, Linf(0.1), source=len), "source"),
+        (lambda: transfer(small_cnn(), X, Y, Linf(0.1), source=None), "source"),
+        (lambda: transfer(small_cnn(), X, Y, Linf(0.1), source=small_cnn(), steps=0), "steps"),
+        (lambda: transfer(TWO, X, Y, Linf(0.1), source=small_cnn()), "y"),
+        (lambda: transfer(NANS, X, Y, Linf(0.1), source=small_cnn()), "model"),
+        (lambda: transfer(small_cnn(), X, Y, Linf(0.1), source=NANS), "model"),
+        (lambda: Bpda(len, small_cnn()), "model"),
+        (lambda: Bpda(small_cnn(), len), "surrogate"),
+        (lambda: pgd(TWO, X, Y % 2, Linf(0.1), loss="dlr"), "loss"),
+        (lambda: pgd(small_cnn(), X, Y, Linf(0.1), loss="dlr", target=(Y + 1) % 3), "loss"),
+        (lambda: fgsm(TWO, X, Y % 2, Linf(0.1), loss="dlr"), "loss"),
         (lambda: wilson(1, 2, confidence=1.0), "confidence"),
         (lambda: bootstrap_interval([0.0, float("nan")]), "values"),
         (lambda: bootstrap_interval([0.0, 1.0], confidence=0.0), "confidence"),

@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
+from hybridgen_lib.attacks.ascent import NoGradientError
 from hybridgen_lib.attacks.balls import L2, Ball, Linf
-from hybridgen_lib.attacks.gradient import attacking
+from hybridgen_lib.attacks.gradient import Goal, attacking
 from hybridgen_lib.classifier import check_choice, check_number, is_stochastic
 
 __all__ = ["autoattack", "square"]
@@ -34,16 +36,20 @@ def autoattack(
         version: ``"standard"`` for a deterministic model or under ``frozen_noise``: APGD on cross-entropy, targeted APGD on
             the ratio of margins, targeted FAB (up to nine targets each), Square with 5,000 queries. With three classes,
             where the targeted ratio is not defined, APGD and FAB run untargeted; with two, APGD runs on cross-entropy
-            alone. ``"rand"`` for a stochastic model: APGD on cross-entropy and on the ratio, gradients averaged over 20 draws.
+            alone. ``"rand"`` for a stochastic model: APGD on cross-entropy and, with three classes or more, on the ratio,
+            gradients averaged over 20 draws.
 
     The authors' ``rand`` takes an image as broken once one draw was wrong. Here both of its attacks run on every image; of
     each the point of largest loss counts, and of the two the one with the larger mean margin over ten draws.
+
+    The authors' code computes in float32; double images are handed to it so, and the model sees them as double again.
 
     Returns:
         x_adv (B, channels, H, W); an image that nothing broke comes back unchanged ("standard").
 
     Raises:
-        ValueError: as in pgd; ``version="standard"`` for a model whose noise is not frozen; ``"rand"`` with two classes.
+        ValueError: as in pgd; ``version="standard"`` for a model whose noise is not frozen; in l2, images of a size that
+            Square cannot tile (28, 32, 64 and 224 pixels are fine).
     """
     check_choice(version, "version", ("standard", "rand"))
     if version == "standard" and is_stochastic(model):
@@ -51,20 +57,22 @@ def autoattack(
     with attacking(model, x, y, ball, "margin", None, JUDGE_DRAWS, None, generator) as goal, _quietly(x):
         if ball.eps == 0 or len(x) == 0:
             return x.detach().clone()
-        classes = goal.scores(model, x[:1]).shape[1]
-        if version == "rand" and classes < 3:
-            raise ValueError("version must be 'standard' under frozen noise for two classes; 'rand' needs three")
-        suite = _suite(goal, x, ball, classes)
         if version == "standard":
-            return suite.run_standard_evaluation(x, goal.labels, batch_size=BATCH)[0].detach()
-        suite.apgd.eot_iter, suite.apgd.seed = EOT, suite.seed
-        tried = []
-        for loss in ("ce", "dlr"):
+            _check_size(x, ball)
+        suite, classes = _suite(goal, x, ball)
+        if version == "standard":
+            return _moved(x, suite.run_standard_evaluation(x.float(), goal.labels, batch_size=BATCH)[0])
+        torch.manual_seed(suite.seed)  # with ``best_loss`` the authors' code does not seed its random start
+        suite.apgd.eot_iter, rows = EOT, torch.arange(len(x), device=x.device)
+        best, value = x, x.new_full((len(x),), -torch.inf)
+        for loss in ("ce", "dlr") if classes > 2 else ("ce",):
             suite.apgd.loss = loss
-            tried.append(torch.cat([suite.apgd.perturb(*pair, best_loss=True) for pair in _batches(x, goal.labels)]).detach())
-        rows = torch.arange(len(x), device=x.device)
-        first, second = (goal.judge(images, rows)[1] for images in tried)
-        return torch.where((second > first).view(-1, 1, 1, 1), tried[1], tried[0])
+            tried = [suite.apgd.perturb(*pair, best_loss=True) for pair in _batches(x, goal.labels)]
+            tried = _moved(x, torch.cat(tried))
+            margins = goal.judge(tried, rows)[1]
+            best = torch.where((margins > value).view(-1, 1, 1, 1), tried, best)
+            value = torch.maximum(margins, value)
+        return best
 
 
 def square(
@@ -82,29 +90,61 @@ def square(
     with attacking(model, x, y, ball, "margin", None, 1, None, generator) as goal, _quietly(x):
         if ball.eps == 0 or len(x) == 0:
             return x.detach().clone()
-        suite = _suite(goal, x, ball, goal.scores(model, x[:1]).shape[1])
+        _check_size(x, ball)
+        suite, _ = _suite(goal, x, ball)
         suite.square.n_queries, suite.square.seed = int(queries), suite.seed
-        return torch.cat([suite.square.perturb(*pair) for pair in _batches(x, goal.labels)]).detach()
+        return _moved(x, torch.cat([suite.square.perturb(*pair) for pair in _batches(x, goal.labels)]))
 
 
-def _suite(goal, x: Tensor, ball: Ball, classes: int) -> AutoAttack:
+def _suite(goal: Goal, x: Tensor, ball: Ball) -> tuple[AutoAttack, int]:
+    """The authors' attacks on the scores of ``goal.model``, and its number of classes."""
+    classes = goal.scores(goal.model, x[:1]).shape[1]
     seed = int(torch.randint(2**31, (), generator=goal.generator, device=goal.generator.device))
     attacks = ["apgd-ce", "apgd-t", "fab-t", "square"]
     if classes < 4:
         attacks = ["apgd-ce", *(["apgd-dlr"] if classes == 3 else []), "fab", "square"]
     norm = {Linf: "Linf", L2: "L2"}[type(ball)]
     suite = AutoAttack(
-        lambda images: goal.scores(goal.model, images),
+        partial(_scores, goal, x.dtype),
         attacks=attacks, device=x.device, eps=float(ball.eps), norm=norm, seed=seed, version="custom",
     )  # fmt: skip
     targets = min(9, classes - 1)
     suite.apgd.n_restarts = suite.fab.n_restarts = 1
     suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = targets
-    return suite
+    suite.square.margin_and_loss = partial(_ties_stand, suite.square.margin_and_loss)
+    return suite, classes
+
+
+def _scores(goal: Goal, dtype: torch.dtype, images: Tensor) -> Tensor:
+    """Scores as the authors' code needs them: in float32, and a copy, as Square writes into what it is given."""
+    scores = goal.scores(goal.model, images.to(dtype))
+    if torch.is_grad_enabled() and images.requires_grad and not scores.requires_grad:
+        raise NoGradientError("model must have a gradient in x; for a step without one, give a surrogate (Bpda)")
+    return scores.to(images.dtype, copy=True)
+
+
+def _ties_stand(margin_and_loss, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Square takes a margin of 0 for a success, which the first of two best classes is not; in l2 it stops with an error."""
+    return tuple(torch.where(value == 0, 1e-30, value) for value in margin_and_loss(x, y))
+
+
+def _moved(x: Tensor, found: Tensor) -> Tensor:
+    """``found`` (float32) where it differs from ``x``, else ``x`` itself, in the type of ``x``."""
+    moved = (found != x.float()).flatten(1).any(1)
+    return torch.where(moved.view(-1, 1, 1, 1), found.to(x.dtype), x).detach()
 
 
 def _batches(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(x.split(BATCH), y.split(BATCH), strict=True))
+    return list(zip(x.float().split(BATCH), y.split(BATCH), strict=True))
+
+
+def _check_size(x: Tensor, ball: Ball) -> None:
+    """In l2 Square starts from patches of a fifth of the height; some sizes they do not fit into."""
+    height, width = x.shape[2:]
+    side, margin = height // 5, height % 5 // 2
+    fits = side == 1 or (side > 1 and all(margin + size // side * side <= size for size in (height, width)))
+    if isinstance(ball, L2) and not fits:
+        raise ValueError(f"x must have a size that Square can tile in l2, such as 28, 32 or 64; got {height} x {width}")
 
 
 @contextmanager

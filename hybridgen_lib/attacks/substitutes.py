@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridgen_lib.attacks.balls import Ball
-from hybridgen_lib.attacks.gradient import margin, pgd
+from hybridgen_lib.attacks.gradient import pgd
 from hybridgen_lib.classifier import check_images, check_labels, check_model, check_scores, evaluating, is_stochastic
 
 __all__ = ["Bpda", "transfer"]
@@ -25,11 +25,15 @@ class Bpda(nn.Module):
         self.model, self.surrogate = check_model(model), check_model(surrogate, "surrogate")
         self.score_kind = getattr(model, "score_kind", "logit")
 
+    @property
+    def stochastic(self) -> bool:
+        return is_stochastic(self.model) or is_stochastic(self.surrogate)
+
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         smooth = _scores(self.surrogate, x, generator)
         with torch.no_grad():
             true = _scores(self.model, x, generator)
-        return smooth + (true - smooth).detach()
+        return true + (smooth - smooth.detach())  # the scores to the last bit: what is added is 0
 
 
 def transfer(
@@ -59,7 +63,7 @@ def transfer(
     with torch.no_grad(), evaluating(model):
         scores = check_scores(model(check_images(x)), len(x))
         check_labels(y, scores.shape[1])
-        wrong = margin(scores, y.to(x.device)) > 0
+        wrong = scores.argmax(1) != y.to(x.device)
     return torch.where(wrong.view(-1, *[1] * (x.ndim - 1)), x, tried)
 
 

@@ -75,8 +75,7 @@ def masking_report(
     x, y, _ = chosen_images(data, index)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     x, y = x.to(device), y.to(device)
-    others = [m for m in {model, surrogate} if m is not None]
-    with frozen_noise(model, seed), evaluating(model), frozen_noise(others[-1], seed):
+    with frozen_noise(model, seed), frozen_noise(model if surrogate is None else surrogate, seed), evaluating(model):
         right = fraction_right(model, x, y) == 1
         if not right.any():
             raise ValueError("data must hold images that the model classifies right, got none")
@@ -107,20 +106,19 @@ def _under_attack(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, surrogate:
         except NoGradientError:
             return torch.ones(len(x), device=x.device)  # nothing to follow
 
-    def white_box(ball=ball, steps=STEPS) -> float:
-        return torch.minimum(*(left(pgd, ball, steps=steps, loss=loss) for loss in ("ce", "margin"))).mean().item()
+    def white_box(ball=ball, steps=STEPS) -> Tensor:
+        return torch.minimum(*(left(pgd, ball, steps=steps, loss=loss) for loss in ("ce", "margin")))
 
     best = white_box()
     everything = Linf(0.5) if isinstance(ball, Linf) else L2(0.5 * math.sqrt(x[0].numel()))
     values = {
-        "random search beats gradients": best - left(square, queries=QUERIES).mean().item(),
+        "random search beats gradients": best - left(square, queries=QUERIES),
         "more steps help the defence": best - white_box(steps=FEW_STEPS),
         "survives any perturbation": white_box(everything),
     }
     if surrogate is not None:
-        substituted = left(pgd, steps=STEPS, loss="margin", surrogate=surrogate).mean().item()
-        values["another model's gradients win"] = best - substituted
-    return values
+        values["another model's gradients win"] = best - left(pgd, steps=STEPS, loss="margin", surrogate=surrogate)
+    return {sign: value.double().mean().item() for sign, value in values.items()}
 
 
 def _of_gradients(model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> dict:
@@ -136,7 +134,7 @@ def _of_gradients(model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> dict:
     share = torch.where(foretold > 0, rise / foretold.clamp_min(1e-38), 0.0)
     distribution = scores.min() >= -1e-5 and ((scores.sum(1) - 1).abs() < 1e-4).all()
     return {
-        "no gradient": (flat[0] == 0).all(1).float().mean().item(),
+        "no gradient": (flat[0] == 0).all(1).double().mean().item(),
         "the two gradients part": cosine.median().item(),
         "score gap": (top[:, 0] - top[:, 1]).median().item(),
         "the loss along the path": share.median().item(),
@@ -146,7 +144,7 @@ def _of_gradients(model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> dict:
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, and the gradients of cross-entropy and margin; zeros where the model has no gradient at all."""
-    parts, size = [], getattr(model, "examples_per_pass", 100)
+    parts, size = [], getattr(model, "examples_per_pass", None) or 100
     for images, labels in zip(x.split(size), y.split(size), strict=True):
         images = images.detach().requires_grad_()
         scores = check_scores(model(images), len(images))

@@ -130,6 +130,8 @@ def smallest_outcomes(
     if not isinstance(epsilons, Sequence) or not epsilons:
         raise ValueError(f"epsilons must be a list of at least one radius, got {epsilons!r}")
     epsilons = [float(check_number(eps, "epsilons", low=0)) for eps in epsilons]
+    if len(set(epsilons)) < len(epsilons):
+        raise ValueError(f"epsilons must hold each radius once, got {epsilons}")
     check_number(draws, "draws", low=1, integer=True)
     check_number(seed, "seed", integer=True)
     check_number(batch_size, "batch_size", low=1, integer=True)
@@ -140,11 +142,13 @@ def smallest_outcomes(
     clean, right, distance, began = [], [], [], time.perf_counter()
     for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True):
         a, b = a.to(device), b.to(device)
+        clean.append(fraction_right(model, a, b, draws, judging).cpu())
         found = attack(model, a, b, generator=attacking)
         check_images(found.x_adv, "the attack's result")
+        if found.x_adv.shape != a.shape or found.distance.shape != b.shape:
+            raise ValueError(f"attack must return images and a distance for each, got {tuple(found.x_adv.shape)}")
         distance.append(found.distance.cpu())
         right.append(fraction_right(model, found.x_adv, b, draws, judging).cpu())
-        clean.append(fraction_right(model, a, b, draws, judging).cpu())
     clean, right, distance = torch.cat(clean), torch.cat(right), torch.cat(distance)
     within = [torch.where(distance <= eps + 1e-6, right, clean) for eps in epsilons]  # float32 distances
     seconds = [time.perf_counter() - began] * len(epsilons)  # one run serves every radius
@@ -175,12 +179,11 @@ def fraction_right(model: nn.Module, x: Tensor, y: Tensor, draws: int = 1, gener
 
 def check_balls(balls: Sequence[Ball], name: str = "balls") -> list[Ball]:
     """``balls`` if there is at least one, all of one norm, each once."""
-    balls = list(balls)
-    if not balls or not all(isinstance(ball, Ball) for ball in balls):
+    if not isinstance(balls, Sequence) or not balls or not all(isinstance(ball, Ball) for ball in balls):
         raise ValueError(f"{name} must hold at least one ball, Linf(eps) or L2(eps); got {balls}")
     if len({type(ball) for ball in balls}) > 1 or len(set(balls)) < len(balls):
         raise ValueError(f"{name} must hold radii of one norm, each once; got {[ball.eps for ball in balls]}")
-    return balls
+    return list(balls)
 
 
 def generator_for(seed: int, *what) -> torch.Generator:
@@ -192,13 +195,15 @@ def chosen_images(data, index) -> tuple[Tensor, Tensor, list[int]]:
     if not isinstance(data, ImageData) and not (isinstance(data, tuple) and len(data) == 2):
         raise ValueError(f"data must be an ImageData or a pair (x, y), got {type(data).__name__}")
     x, y = (data.test_x, data.test_y) if isinstance(data, ImageData) else data
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        raise ValueError(f"x must be a torch.Tensor of shape (N, channels, H, W), got {getattr(x, 'shape', type(x).__name__)}")
     chosen = range(len(x)) if index is None else index
     index = [int(check_number(i, "index", low=0, integer=True)) for i in chosen]
     if not index or len(set(index)) < len(index) or min(index) < 0 or max(index) >= len(x):
         raise ValueError(f"index must hold different positions in 0..{len(x) - 1}, at least one; got {index[:10]}")
     check_labels(y, images=len(x))
     chosen = x[index]
-    return check_images(as_float(chosen) if chosen.dtype == torch.uint8 else chosen), y[index], index
+    return check_images(as_float(chosen) if chosen.dtype == torch.uint8 else chosen), y[index].long(), index
 
 
 def inside(ball: Ball, x: Tensor, attacked: Tensor) -> Tensor:

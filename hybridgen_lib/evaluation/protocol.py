@@ -104,6 +104,7 @@ def evaluate_robustness(
     Raises:
         ValueError: an argument out of range, or scores that are NaN.
     """
+    check_balls([ball], "ball")
     stages = adaptive_outcomes(
         model, data, [ball], suite, surrogate=surrogate, source=source, index=index, seed=seed, with_attacked=True
     )
@@ -152,7 +153,8 @@ def adaptive_outcomes(
         began = time.perf_counter()
         worst = _WorstCase(model, x, y, ball, suite, generator_for(seed, "attack", float(ball.eps)))
         for name, attacked in worst.stages(surrogate, source):
-            right = fraction_right(model, worst.images, y, draws, generator_for(seed, "judge", float(ball.eps)))
+            judge = generator_for(seed, "judge", float(ball.eps))
+            right = fraction_right(model, worst.images, y, draws, judge) if ball.eps > 0 else clean
             stages.setdefault(name, []).append((right, attacked, time.perf_counter() - began))
     epsilons, found = [float(ball.eps) for ball in balls], {}
     for name, parts in stages.items():

@@ -1,0 +1,19 @@
+"""The full-scale runs: one job measures one model in one way and writes its files under ``results/``.
+
+    python -m hybridgen_lib.reproduce deepbayes gfz fgsm --profile cpu --seed 0
+
+A job whose file is there does nothing, so a table may take several sittings and a killed run loses one job at most.
+``make reproduce`` runs them all. Chapters draw their full-scale tables and figures from the files.
+"""
+
+from functools import partial
+
+from hybridgen_lib.reproduce.deepbayes import DEEPBAYES
+from hybridgen_lib.reproduce.jobs import run
+from hybridgen_lib.reproduce.zoo import ZOO
+
+__all__ = ["DOCUMENTS", "reproduce"]
+
+DOCUMENTS = {"deepbayes": DEEPBAYES, "zoo": ZOO}
+
+reproduce = partial(run, DOCUMENTS)

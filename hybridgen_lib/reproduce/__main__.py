@@ -1,0 +1,23 @@
+"""Command line: run one job, or all that a document has for a model when no measurement is named."""
+
+import argparse
+
+from hybridgen_lib import results
+from hybridgen_lib.reproduce import DOCUMENTS, reproduce
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m hybridgen_lib.reproduce", description="Record full-scale results.")
+    parser.add_argument("document", choices=DOCUMENTS)
+    parser.add_argument("model")
+    parser.add_argument("measurement", nargs="?", help="by default all")
+    parser.add_argument("--profile", default="cpu", choices=results.PROFILES)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    wanted = [options.measurement] if options.measurement else list(DOCUMENTS[options.document].measurements)
+    for measurement in wanted:
+        print(reproduce(options.document, options.model, measurement, options.profile, options.seed), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What one full-scale job is, and the runner that does it once: train or fetch the model, measure it, write the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from hybridgen_lib import data as datasets
+from hybridgen_lib import results
+from hybridgen_lib.attacks import fgsm
+from hybridgen_lib.attacks.balls import Ball, Linf
+from hybridgen_lib.classifier import check_choice
+from hybridgen_lib.evaluation import SUITES, adaptive_outcomes, attack_outcomes
+from hybridgen_lib.measurement import Outcomes
+from hybridgen_lib.recipes import RECIPES, choose_device, trained
+
+__all__ = ["Document", "Job", "Measurement", "clean", "curve", "run", "worst_case"]
+
+CLEAN_IMAGES = 1_000
+GRID_IMAGES = {"cpu": 100, "paper": 1_000}
+ADAPTIVE_IMAGES = {"cpu": 200, "paper": 1_000}
+ADAPTIVE_IMAGES_PLAIN = 500
+"""How many of the first test images. A single-pass network gets CLEAN_IMAGES of them on grids too: one pass each is cheap."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run is about: a trained model on a data set, and who attacks it from outside."""
+
+    model: nn.Module
+    images: datasets.ImageData
+    profile: str
+    seed: int
+    source: Callable[[], nn.Module]  # the plain network whose adversarial images are tried on the model
+
+    @property
+    def samples_noise(self) -> bool:
+        return getattr(self.model, "stochastic", False)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One way to measure a model for a document: the key of its results, its settings, and how the outcomes come about.
+
+    ``measure`` gives the outcomes, or several by the name of the attack, of which that in ``key`` is written last.
+    """
+
+    key: dict
+    settings: dict
+    measure: Callable[[Job], Outcomes | dict[str, Outcomes]]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document's full-scale plan: which models on which data set, measured how, and the chapter that shows it."""
+
+    data: str
+    chapter: str
+    models: tuple[str, ...]
+    measurements: dict[str, Measurement]
+    stand_in: dict[str, str]  # by profile: how our runs differ from the document's, or nothing
+
+
+# ---------------------------------------------------------------- measurements that documents share
+
+
+def clean(job: Job) -> Outcomes:
+    """Clean accuracy, over CLEAN_IMAGES."""
+    measured = attack_outcomes(job.model, job.images, fgsm, Linf, [0.0], index=range(CLEAN_IMAGES), seed=job.seed)
+    return Outcomes(measured.index, measured.clean, draws=measured.draws)
+
+
+def curve(attack: Callable, ball_type: type[Ball], epsilons: tuple[float, ...], job: Job) -> Outcomes:
+    """One attack over a grid of radii."""
+    count = GRID_IMAGES[job.profile] if job.samples_noise else CLEAN_IMAGES
+    return attack_outcomes(job.model, job.images, attack, ball_type, epsilons, index=range(count), seed=job.seed)
+
+
+def suite_of(job: Job) -> str:
+    return "adaptive-sampling-cpu" if job.samples_noise and job.profile == "cpu" else "adaptive"
+
+
+def worst_case(ball_type: type[Ball], epsilons: tuple[float, ...]) -> Measurement:
+    """The adaptive protocol: what each of its attacks and those before it leave; the last is the worst case."""
+
+    def measure(job: Job) -> dict[str, Outcomes]:
+        count = ADAPTIVE_IMAGES[job.profile] if job.samples_noise else ADAPTIVE_IMAGES_PLAIN
+        balls = [ball_type(eps) for eps in epsilons]
+        stages = adaptive_outcomes(
+            job.model, job.images, balls, suite_of(job), source=job.source(), index=range(count), seed=job.seed
+        )
+        return {"worst-case" if k == len(stages) - 1 else name: stage for k, (name, stage) in enumerate(stages.items())}
+
+    key = {"protocol": "adaptive", "attack": "worst-case", "norm": ball_type.__name__.lower()}
+    return Measurement(key, {name: asdict(SUITES[name]) for name in ("adaptive", "adaptive-sampling-cpu")}, measure)
+
+
+# ---------------------------------------------------------------- the runner
+
+
+def run(
+    documents: dict[str, Document],
+    document: str,
+    model: str,
+    measurement: str,
+    profile: str = "cpu",
+    seed: int = 0,
+    *,
+    data_root: str | Path | None = None,
+    results_root: str | Path | None = None,
+    device: str = "auto",
+) -> Path:
+    """Measure ``model`` for ``document`` and return the result file; one that is there already is left alone.
+
+    Raises ``ValueError`` for a name that is none, before any work.
+    """
+    plan = documents[check_choice(document, "document", documents)]
+    check_choice(model, "model", plan.models)
+    way = plan.measurements[check_choice(measurement, "measurement", plan.measurements)]
+    check_choice(profile, "profile", results.PROFILES)
+    images = datasets.load(plan.data, data_root)
+    key = {"document": document, "data": images, "model": model, "profile": profile, "seed": seed, "chapter": plan.chapter}
+    key |= {"stand_in": plan.stand_in[profile], **way.key}
+    path = results.path_of(results_root, **key)
+    if not path.exists():
+        place = choose_device(device)
+        network = trained(model, images, profile, seed, device=device)
+        other = partial(trained, "cnn", images, profile, seed + (model == "cnn"), device=device)  # never the same network
+        settings = {"recipe_version": RECIPES[model].version, "samples": getattr(network, "samples", 1), **way.settings}
+        outcomes = way.measure(Job(network, images, profile, seed, other))
+        for attack, part in (outcomes if isinstance(outcomes, dict) else {key["attack"]: outcomes}).items():
+            results.record(part, results_root, device=str(place), settings=settings, **(key | {"attack": attack}))
+    return path
