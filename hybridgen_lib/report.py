@@ -15,9 +15,17 @@ from matplotlib.figure import Figure
 from hybridgen_lib import figures
 from hybridgen_lib.results import NOT_RUN
 
-__all__ = ["PROTOCOL_TITLES", "curves_by_protocol", "differences", "percent", "rates", "verdicts"]
+__all__ = ["PROTOCOL_TITLES", "curves_by_protocol", "differences", "percent", "rates", "stages", "survivors", "verdicts"]
 
 PROTOCOL_TITLES = {"as_published": "as published", "adaptive": "adaptive"}
+
+STAGES = {
+    "pgd": "pgd",
+    "pgd+autoattack": "autoattack",
+    "pgd+autoattack+square": "square",
+    "worst-case": "transfer",
+}
+"""The recorded stages of the adaptive protocol, and the attack that each adds to the one before."""
 
 
 def percent(value: float, low: float, high: float) -> str:
@@ -96,4 +104,59 @@ def differences(board: pd.DataFrame, xlabel: str) -> Figure | None:
     axes[0, 0].set_yticks([k + 0.12 for k in range(len(order))], order)
     axes[0, 0].invert_yaxis()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
+    return figure
+
+
+def stages(rows: pd.DataFrame) -> pd.DataFrame:
+    """The adaptive protocol step by step: accuracy clean and after each of its attacks, out of recorded rows.
+
+    Columns ``model, profile, seed, eps, attack, value, low, high, n``, in the order of the attacks, as :func:`survivors` draws
+    them; no rows if the protocol was not run.
+    """
+    rows = rows[(rows["protocol"] == "adaptive") & rows["attack"].isin(STAGES)]
+    left = rows[rows["metric"] == "accuracy"].assign(attack=lambda table: table["attack"].map(STAGES))
+    clean = rows[(rows["metric"] == "clean_accuracy") & (rows["attack"] == "worst-case")].drop(columns="eps")
+    keys = ["model", "profile", "seed"]
+    clean = clean.assign(attack="clean").merge(left[[*keys, "eps"]].drop_duplicates(), on=keys)
+    both = pd.concat([clean, left], ignore_index=True)
+    order = {attack: k for k, attack in enumerate(["clean", *STAGES.values()])}
+    both = both.sort_values("attack", key=lambda names: names.map(order), kind="stable")
+    return both[[*keys, "eps", "attack", "value", "low", "high", "n"]]
+
+
+def survivors(table: pd.DataFrame) -> Figure | None:
+    """What falls to which attack: a panel for each eps, a bar for each model, with the interval of what stands at the end.
+
+    ``table`` has columns ``model, eps, attack, value, low, high``: for each model and eps the accuracy ``clean``, then after
+    each attack in turn, as :func:`stages` gives it or :func:`~hybridgen_lib.evaluation.evaluate_robustness` (add the model and
+    eps, leave out its last row). Several seeds of a model get a bar each. If ``table`` is empty it says so and returns None.
+    """
+    if table.empty:
+        print(NOT_RUN)
+        return None
+    several = "seed" in table and table["seed"].nunique() > 1
+    table = table.assign(bar=table["model"] + (table["seed"].map(" (seed {})".format) if several else ""))
+    bars = list(dict.fromkeys(table["bar"]))
+    kinds = {"stands": "C2", "transfer": "C3", "square": "C4", "autoattack": "C5", "pgd": "C1", "clean": "#d0d0d0"}
+    size = (4.2 * table["eps"].nunique() + 1.6, 1.1 + 0.34 * len(bars))
+    figure, axes = plt.subplots(1, table["eps"].nunique(), figsize=size, squeeze=False, sharey=True)
+    for axis, (eps, panel) in zip(axes[0], table.groupby("eps"), strict=True):
+        for height, bar in enumerate(bars):
+            rows = panel[panel["bar"] == bar]
+            if rows.empty:
+                continue
+            edges = [1.0, *rows["value"]]
+            for kind, right, left in zip(rows["attack"], edges, edges[1:], strict=False):
+                axis.barh(height, max(0.0, right - left), left=left, color=kinds[kind])
+            end = rows.iloc[-1]
+            axis.barh(height, end["value"], color=kinds["stands"])
+            axis.plot([end["low"], end["high"]], [height, height], color="black", linewidth=1.5)
+        axis.set(title=f"ε = {eps:g}", xlabel="share of images", xlim=(0, 1), yticks=range(len(bars)))
+        axis.set_yticklabels(bars)
+    axes[0, 0].invert_yaxis()
+    shown = [kind for kind in kinds if kind == "stands" or kind in set(table["attack"])]
+    words = {"clean": "wrong without attack", "stands": "stands, 95 %", "pgd": "falls to PGD", "autoattack": "AutoAttack"}
+    patches = [plt.Rectangle((0, 0), 1, 1, color=kinds[kind]) for kind in shown]
+    names = [words.get(kind, kind.capitalize()) for kind in shown]
+    figure.legend(patches, names, loc="outside right center")
     return figure

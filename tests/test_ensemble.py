@@ -102,10 +102,10 @@ def test_it_is_the_authors_standard_version_to_the_last_bit(kind, eps, short):
 
 
 def test_the_authors_standard_version_and_ours_leave_as_many_real_images(short):
-    model, (x, y), ball = small_cnn(), images(30), L2(0.5)
+    model, (x, y), ball = small_cnn(), images(20), L2(0.5)
     ours, theirs = autoattack(model, x, y, ball), authors(model, x, y, ball, seed=1, prepare=shorten)
     assert 0.05 < accuracy(model, ours, y) < accuracy(model, x, y) - 0.2
-    assert abs(accuracy(model, ours, y) - accuracy(model, theirs, y)) < 1.01 / 30  # another seed
+    assert abs(accuracy(model, ours, y) - accuracy(model, theirs, y)) < 1.01 / 20  # another seed
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -394,7 +394,7 @@ def test_where_there_is_no_gradient_it_says_so(model, version, short):
 
 def test_gradients_of_zero_raise_nothing_and_a_surrogate_finds_the_way(short):
     plain = small_cnn()
-    x, y = images(25)
+    x, y = images(12)
     masked = Rounded(plain)
     assert torch.equal(pgd(masked, x, y, Linf(0.05), random_start=False), x)
     blind = autoattack(masked, x, y, Linf(0.05))

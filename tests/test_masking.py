@@ -239,14 +239,30 @@ def test_the_share_that_survives_any_perturbation_and_its_verdict_at_the_thresho
         """Bright images are right; those with a mark in the corner stay so, and the mark has no gradient."""
 
         def forward(self, x):
-            lead = x[:, 0, 0].mean(1) - 0.6 + 9 * (x[:, 0, 7, 7] > 0.5)
+            lead = x[:, 0, :7].mean((1, 2)) - 0.51 + 9 * (x[:, 0, 7, 7] > 0.5)
             return torch.stack([lead, -lead], 1)
 
-    x = torch.full((20, 1, 8, 8), 0.9)
+    x = torch.ones(20, 1, 8, 8)
     x[:, 0, 7, 7] = (torch.arange(20) < stubborn).float()
     report = masking_report(Marked(), (x, torch.zeros(20, dtype=torch.long)), Linf(0.1))
     assert of(report, "value")["survives any perturbation"] == stubborn / 20
     assert of(report)["survives any perturbation"] == verdict
+
+
+def test_any_perturbation_in_l2_reaches_plain_grey_and_not_much_more(short):
+    class Threshold(nn.Module):
+        def __init__(self, threshold):
+            super().__init__()
+            self.threshold = threshold
+
+        def forward(self, x):
+            lead = x.mean((1, 2, 3)) - self.threshold
+            return torch.stack([lead, -lead], 1)
+
+    data = torch.ones(5, 1, 8, 8), torch.zeros(5, dtype=torch.long)
+    for threshold, left in ((0.51, 0), (0.49, 1)):
+        values = of(masking_report(Threshold(threshold), data, L2(0.1)), "value")
+        assert values["survives any perturbation"] == left
 
 
 # ---------------------------------------------------------------- the table

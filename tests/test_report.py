@@ -85,3 +85,57 @@ def test_nothing_recorded_says_so(tmp_path, capsys):
     table = report.verdicts(board[board["chapter"] == "05"], lambda claim: claim.metric)
     assert table.apply(lambda cells: cells.str.contains(results.NOT_RUN)).any(axis=None)
     assert isinstance(table, pd.DataFrame)
+
+
+@pytest.fixture(scope="module")
+def protocol_run(tmp_path_factory):
+    """``gfz`` under the whole protocol at two radii: of 100 images 90 are right clean, and each attack takes some."""
+    root = tmp_path_factory.mktemp("stages")
+    x = torch.zeros(100, 1, 8, 8, dtype=torch.uint8)
+    images = data.ImageData(x, torch.arange(100) % 10, x, torch.arange(100) % 10, tuple("abcdefghij"), "fashion-mnist")
+    key = {"document": "deepbayes", "data": images, "profile": "cpu", "seed": 0, "chapter": "05", "norm": "linf"}
+
+    def first(count):
+        return (torch.arange(100) < count).double()
+
+    run = {"pgd": 50, "pgd+autoattack": 40, "pgd+autoattack+square": 40, "worst-case": 30, "pgd-margin": 60}
+    for attack, left in run.items():
+        outcomes = Outcomes(list(range(100)), first(90), [0.1, 0.3], torch.stack([first(left), first(left - 30)]))
+        results.record(outcomes, root, model="gfz", protocol="adaptive", attack=attack, **key)
+    return results.load(root)
+
+
+def test_stages_tell_the_protocol_in_its_order(protocol_run):
+    table = report.stages(protocol_run)
+    assert table["attack"].tolist()[::2] == ["clean", "pgd", "autoattack", "square", "transfer"]
+    at = {eps: part["value"].tolist() for eps, part in table.groupby("eps")}
+    assert at == {0.1: [0.9, 0.5, 0.4, 0.4, 0.3], 0.3: [0.9, 0.2, 0.1, 0.1, 0.0]}
+
+
+def test_stages_leave_other_attacks_alone(recorded):
+    assert report.stages(results.load(recorded)).empty  # FGSM and PGD-40 are not the protocol
+
+
+def test_survivors_cut_each_bar_where_the_attacks_stopped(protocol_run):
+    figure = report.survivors(report.stages(protocol_run))
+    assert [axis.get_title() for axis in figure.axes] == ["ε = 0.1", "ε = 0.3"]
+    spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in figure.axes[0].patches]
+    expected = [(0.9, 1.0), (0.5, 0.9), (0.4, 0.5), (0.4, 0.4), (0.3, 0.4), (0.0, 0.3)]
+    assert spans == [pytest.approx(span) for span in expected]
+    low, high = figure.axes[0].lines[0].get_xdata()
+    assert low < 0.3 < high
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["stands, 95 %", "Transfer", "Square", "AutoAttack", "falls to PGD", "wrong without attack"]
+
+
+def test_survivors_give_each_seed_a_bar_and_no_attack_a_negative_share(protocol_run):
+    table = report.stages(protocol_run)
+    luckier = table.assign(seed=1, value=table["value"].where(table["attack"] != "square", 0.45))
+    figure = report.survivors(pd.concat([table, luckier]))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["gfz (seed 0)", "gfz (seed 1)"]
+    assert min(bar.get_width() for bar in figure.axes[0].patches) >= 0
+
+
+def test_survivors_of_nothing_say_so(tmp_path, capsys):
+    assert report.survivors(report.stages(results.load(tmp_path))) is None
+    assert results.NOT_RUN in capsys.readouterr().out

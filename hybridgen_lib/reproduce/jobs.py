@@ -62,7 +62,8 @@ class Document:
     chapter: str
     models: tuple[str, ...]
     measurements: dict[str, Measurement]
-    stand_in: dict[str, str]  # by profile: how our runs differ from the document's, or nothing
+    stand_in: dict[str, str]  # by profile: how our networks differ from the document's, or nothing
+    exact: tuple[str, ...] = ()  # models that are the document's at every profile
 
 
 # ---------------------------------------------------------------- measurements that documents share
@@ -124,7 +125,7 @@ def run(
     check_choice(profile, "profile", results.PROFILES)
     images = datasets.load(plan.data, data_root)
     key = {"document": document, "data": images, "model": model, "profile": profile, "seed": seed, "chapter": plan.chapter}
-    key |= {"stand_in": plan.stand_in[profile], **way.key}
+    key |= {"stand_in": "" if model in plan.exact else plan.stand_in[profile], **way.key}
     path = results.path_of(results_root, **key)
     if not path.exists():
         place = choose_device(device)
