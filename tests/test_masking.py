@@ -197,6 +197,42 @@ def test_a_loss_that_ripples_rises_less_than_its_slope_foretells(short):
     assert abs(of(report, "value")["the loss along the path"]) < 0.1
 
 
+def test_the_rise_is_measured_over_a_twentieth_of_the_radius(short):
+    class Capped(nn.Module):
+        """The lead falls with the brightness, but for the first 0.01 of it only."""
+
+        def forward(self, x):
+            lead = 1 - (x.mean((1, 2, 3)) - 0.5).clamp_max(0.01)
+            return torch.stack([lead, 0 * lead], 1)
+
+    data = torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.long)
+    for eps, share in ((0.1, 1), (0.2, 1), (0.4, 0.5), (0.8, 0.25)):
+        values = of(masking_report(Capped(), data, Linf(eps)), "value")
+        assert values["the loss along the path"] == pytest.approx(share, abs=1e-3)
+
+
+def test_more_steps_that_help_the_defence_are_flagged(monkeypatch):
+    """An attack that with more than 6 steps gives up on all images but the first two."""
+
+    def tires(model, x, y, ball, *, steps, **options):
+        reached = x - ball.eps
+        if steps > 6:
+            reached[2:] = x[2:]
+        return reached.clamp(0, 1)
+
+    for name, value in {"STEPS": 12, "FEW_STEPS": 6, "QUERIES": 40, "pgd": tires}.items():
+        monkeypatch.setattr(masking, name, value)
+
+    class Bright(nn.Module):
+        def forward(self, x):
+            lead = x.mean((1, 2, 3)) - 0.55
+            return torch.stack([lead, -lead], 1)
+
+    report = masking_report(Bright(), (torch.full((10, 1, 8, 8), 0.6), torch.zeros(10, dtype=torch.long)), Linf(0.1))
+    assert of(report, "value")["more steps help the defence"] == pytest.approx(0.8)
+    assert of(report)["more steps help the defence"] == "fail"
+
+
 @pytest.mark.parametrize(
     ("function", "flagged"),
     [
@@ -206,6 +242,7 @@ def test_a_loss_that_ripples_rises_less_than_its_slope_foretells(short):
         (lambda scores: scores.sigmoid(), 0),
         (lambda scores: 2 * scores.softmax(1), 0),
         (lambda scores: scores.softmax(1) - 0.1, 0),
+        (lambda scores: scores - scores.mean(1, keepdim=True) + 1 / scores.shape[1], 0),  # they add up to 1, but some are < 0
     ],
 )
 def test_what_counts_as_probabilities(function, flagged, short):
