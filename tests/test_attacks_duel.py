@@ -112,7 +112,21 @@ def test_with_samples_wants_a_positive_whole_number(model, samples):
         model.with_samples(samples)
 
 
-def test_the_runner_up_is_looked_for_with_one_sample_and_only_now_and_then(model, monkeypatch):
+def test_a_look_wants_a_positive_number_of_samples_and_labels_may_be_any_integers(model):
+    with pytest.raises(ValueError, match=r"^samples must"):
+        model.class_scores(X, Y[:, None], samples=0)
+    with frozen_noise(model):
+        short = pgd(model, X, Y.to(torch.int32), Linf(0.1), steps=2, loss="margin")
+        assert torch.equal(short, pgd(model, X, Y, Linf(0.1), steps=2, loss="margin"))
+
+
+def test_with_samples_keeps_the_noise_frozen(model):
+    with frozen_noise(model, 7):
+        twin = model.with_samples(2)
+        torch.testing.assert_close(twin(X), twin(X))
+
+
+def test_the_runner_up_is_looked_for_with_few_samples_and_only_now_and_then(model, monkeypatch):
     looks, plain = [], type(model).log_weights
 
     def spy(self, x, y, noise):
@@ -122,14 +136,16 @@ def test_the_runner_up_is_looked_for_with_one_sample_and_only_now_and_then(model
 
     monkeypatch.setattr(type(model), "log_weights", spy)
     monkeypatch.setattr(gradient, "RESELECT", 4)
+    monkeypatch.setattr(gradient, "GLANCE", 1)
     with frozen_noise(model):
         pgd(model, X, Y, Linf(0.1), steps=12, loss="margin", stop_when_fooled=False)
     assert [look for look in looks if look[0] == 1] == [(1, 5, 12)] * 3  # before steps 1, 5 and 9
     assert [look for look in looks if look[0] != 1] == [(3, 5, 12)] * 2  # the verdicts before and after, by all samples
 
 
-def test_the_look_chooses_the_best_class_but_the_label(model):
+def test_the_look_chooses_the_best_class_but_the_label(model, monkeypatch):
     """By hand, from the scores of one sample; under frozen noise a fool of the duel with that class is not yet one of all."""
+    monkeypatch.setattr(gradient, "GLANCE", 1)
     with frozen_noise(model, 5), gradient.attacking(model, X, Y, Linf(0.1), "margin", None, 1, None, None) as goal:
         duel = gradient._Duel(goal, len(X), every=1)
         chosen = duel.runner_up(X, Y, {})

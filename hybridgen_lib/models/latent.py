@@ -79,13 +79,15 @@ class LatentVariableClassifier(StochasticClassifier):
 
         ``samples``, by default K, is for a rougher and cheaper look.
         """
+        samples = self.samples if samples is None else int(check_number(samples, "samples", low=1, integer=True))
         if classes.numel() and not 0 <= classes.min() <= classes.max() < self.classes:
             raise ValueError(f"classes must be in 0..{self.classes - 1}, got {classes.min().item()} to {classes.max().item()}")
-        return self._scores(x, self._one_hot(x)[classes], self.samples if samples is None else samples, generator)
+        return self._scores(x, self._one_hot(x)[classes], samples, generator)
 
     def with_samples(self, samples: int) -> LatentVariableClassifier:
         """The same networks with another K: another classifier, cheaper or steadier, for an attacker to learn from."""
         twin = copy.copy(self)
+        twin._frozen_seed = self._frozen_seed  # a copy would start unfrozen
         twin.samples = int(check_number(samples, "samples", low=1, integer=True))
         return twin
 
