@@ -877,8 +877,8 @@ worst = mine.query("attack == 'worst-case' and metric == 'accuracy'")
 report.rates(worst)
 
 # %% [markdown]
-# The reservation can go. What falls, falls to the first attack; AutoAttack, Square and transfer together take a point
-# or two. At 0.1 the generative models GFZ, GFY and GBZ keep about half of the images that they had right. This is not
+# The reservation can go. What falls, falls to the first attack; AutoAttack, Square and transfer together take less than
+# one point. At 0.1 the generative models GFZ, GFY and GBZ keep about half of the images that they had right. This is not
 # masking: it has now survived gradients on fixed and on fresh noise, random search, and another model's images. (GBY
 # has not been through the protocol yet. On chapter 05's curve it does as they do.) DFX, DFZ, DBX and the CNN keep
 # nothing. At 0.3 next to nothing is left of any model, and there the document's claim does not stand.
@@ -895,7 +895,7 @@ if best == "cpu":  # the text above speaks of these runs
     assert (at_large.value > 0.95).all()
     keys = ["model", "seed", "eps"]
     by_attack = report.stages(mine).pivot(index=keys, columns="attack", values="value")
-    assert (by_attack["pgd"] - by_attack["transfer"] < 0.04).all()
+    assert (by_attack["pgd"] - by_attack["transfer"] < 0.01).all()
 
 # %% [markdown]
 # ## At full scale: the mixture on digits

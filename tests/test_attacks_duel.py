@@ -146,7 +146,7 @@ def test_the_runner_up_is_looked_for_with_few_samples_and_only_now_and_then(mode
 def test_the_look_chooses_the_best_class_but_the_label(model, monkeypatch):
     """By hand, from the scores of one sample; under frozen noise a fool of the duel with that class is not yet one of all."""
     monkeypatch.setattr(gradient, "GLANCE", 1)
-    with frozen_noise(model, 5), gradient.attacking(model, X, Y, Linf(0.1), "margin", None, 1, None, None) as goal:
+    with frozen_noise(model, 5), gradient.attacking(model, X, Y, "margin", None, 1, None, None) as goal:
         duel = gradient._Duel(goal, len(X), every=1)
         chosen = duel.runner_up(X, Y, {})
         scores = model.class_scores(X, torch.arange(5).expand(12, -1), samples=1)

@@ -2,6 +2,7 @@
 
 from hybridgen_lib.attacks.ascent import ascend
 from hybridgen_lib.attacks.balls import L2, Linf
+from hybridgen_lib.attacks.carlini_wagner import smallest_cw
 from hybridgen_lib.attacks.ensemble import autoattack, square
 from hybridgen_lib.attacks.gradient import fgm, fgsm, ifgsm, pgd
 from hybridgen_lib.attacks.smallest import (
@@ -9,7 +10,6 @@ from hybridgen_lib.attacks.smallest import (
     smallest_blur,
     smallest_contrast_binary,
     smallest_contrast_linear,
-    smallest_cw,
     smallest_gaussian_noise,
     smallest_uniform_noise,
     within,

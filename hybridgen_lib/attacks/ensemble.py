@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hybridgen_lib.attacks.ascent import NoGradientError
 from hybridgen_lib.attacks.balls import L2, Ball, Linf
-from hybridgen_lib.attacks.gradient import Goal, attacking
+from hybridgen_lib.attacks.gradient import Goal, attacking, only
 from hybridgen_lib.classifier import check_choice, check_number, is_stochastic
 
 __all__ = ["autoattack", "square"]
@@ -54,7 +54,8 @@ def autoattack(
     check_choice(version, "version", ("standard", "rand"))
     if version == "standard" and is_stochastic(model):
         raise ValueError("version must be 'rand' for a stochastic model, or its noise be frozen; got 'standard'")
-    with attacking(model, x, y, ball, "margin", None, JUDGE_DRAWS, None, generator) as goal, _quietly(x):
+    only(ball, Ball)
+    with attacking(model, x, y, "margin", None, JUDGE_DRAWS, None, generator) as goal, _quietly(x):
         if ball.eps == 0 or len(x) == 0:
             return x.detach().clone()
         if version == "standard":
@@ -87,7 +88,8 @@ def square(
     check_number(queries, "queries", low=1, integer=True)
     if is_stochastic(model):
         raise ValueError("model must be deterministic; put a stochastic one under frozen_noise")
-    with attacking(model, x, y, ball, "margin", None, 1, None, generator) as goal, _quietly(x):
+    only(ball, Ball)
+    with attacking(model, x, y, "margin", None, 1, None, generator) as goal, _quietly(x):
         if ball.eps == 0 or len(x) == 0:
             return x.detach().clone()
         _check_size(x, ball)

@@ -64,7 +64,7 @@ def fgsm(model, x, y, ball: Linf, *, loss="ce", target=None, eot=1, surrogate=No
 
     Every image takes its step, also one that is misclassified already. Arguments as in :func:`pgd`; ``ball`` is a ``Linf``.
     """
-    return _one_step(model, x, y, _only(ball, Linf), loss, target, eot, surrogate, generator)
+    return _one_step(model, x, y, only(ball, Linf), loss, target, eot, surrogate, generator)
 
 
 def fgm(model, x, y, ball: L2, *, loss="ce", target=None, eot=1, surrogate=None, generator=None) -> Tensor:
@@ -72,7 +72,7 @@ def fgm(model, x, y, ball: L2, *, loss="ce", target=None, eot=1, surrogate=None,
 
     Every image takes its step, also one that is misclassified already. Arguments as in :func:`pgd`; ``ball`` is an ``L2``.
     """
-    return _one_step(model, x, y, _only(ball, L2), loss, target, eot, surrogate, generator)
+    return _one_step(model, x, y, only(ball, L2), loss, target, eot, surrogate, generator)
 
 
 def ifgsm(model, x, y, ball: Linf, *, steps=10, step_size=None, **options) -> Tensor:
@@ -80,7 +80,7 @@ def ifgsm(model, x, y, ball: Linf, *, steps=10, step_size=None, **options) -> Te
 
     The same as :func:`pgd` with these defaults and without a random start; ``options`` are pgd's. ``ball`` is a ``Linf``.
     """
-    _only(ball, Linf)
+    only(ball, Linf)
     check_number(steps, "steps", low=1, integer=True)
     step_size = ball.eps / steps if step_size is None else step_size
     return pgd(model, x, y, ball, steps=steps, step_size=step_size, **{"random_start": False, **options})
@@ -128,11 +128,11 @@ def pgd(
     Raises:
         ValueError: an argument out of range, scores that are NaN, or no gradient where one is needed.
     """
-    _only(ball, Ball)
+    only(ball, Ball)
     check_number(steps, "steps", low=1, integer=True)
     step_size = 2.5 * ball.eps / steps if step_size is None else check_number(step_size, "step_size", low=0)
     restarts = int(check_number(restarts, "restarts", low=1, integer=True))
-    with attacking(model, x, y, ball, loss, target, eot, surrogate, generator) as goal:
+    with attacking(model, x, y, loss, target, eot, surrogate, generator) as goal:
         if ball.eps == 0 or len(x) == 0:
             return x.detach().clone()
         stops = stop_when_fooled and not goal.stochastic
@@ -154,7 +154,7 @@ def pgd(
 
 
 def _one_step(model, x, y, ball, loss, target, eot, surrogate, generator) -> Tensor:
-    with attacking(model, x, y, ball, loss, target, eot, surrogate, generator) as goal:
+    with attacking(model, x, y, loss, target, eot, surrogate, generator) as goal:
         rows = torch.arange(len(x), device=x.device)
         return goal.climb(x, rows, ball, steps=1, step_size=ball.eps, starts=x, stops=False)
 
@@ -232,8 +232,8 @@ class Goal:
 
 
 RESELECT, GLANCE = 10, 3
-"""After how many steps the runner-up of an image is chosen anew, and from how many samples: one is cheaper by next to nothing,
-and left two or three images in a hundred standing that three samples, or all, did not."""
+"""After how many steps the runner-up of an image is chosen anew, and from how many samples: one would be
+cheaper by next to nothing, and errs more often. ``benchmarks/two_classes.py`` measures what it costs and what it leaves."""
 
 
 def _duels(goal: Goal) -> bool:
@@ -265,15 +265,14 @@ class _Duel:
 
     @torch.no_grad()
     def runner_up(self, x: Tensor, labels: Tensor, options: dict) -> Tensor:
-        everyone = torch.arange(self.goal.gradients.classes, device=x.device).expand(len(x), -1)
-        scores = check_scores(
-            self.goal.gradients.class_scores(x, everyone, samples=min(GLANCE, self.goal.gradients.samples), **options), len(x)
-        )
+        model = self.goal.gradients
+        everyone = torch.arange(model.classes, device=x.device).expand(len(x), -1)
+        scores = check_scores(model.class_scores(x, everyone, samples=min(GLANCE, model.samples), **options), len(x))
         return scores.scatter(1, labels[:, None], -torch.inf).argmax(1)
 
 
 @contextmanager
-def attacking(model, x, y, ball, loss, target, eot, surrogate, generator):
+def attacking(model, x, y, loss, target, eot, surrogate, generator):
     """Check everything that attacks share, then yield the goal with all models in evaluation mode."""
     for name, module in {"model": model, "surrogate": surrogate}.items():
         if not isinstance(module, nn.Module) and not (name == "surrogate" and module is None):
@@ -282,7 +281,6 @@ def attacking(model, x, y, ball, loss, target, eot, surrogate, generator):
     check_labels(y, images=len(x))
     if target is not None:
         check_labels(target, images=len(x), name="target")
-    _only(ball, Ball)
     check_choice(loss, "loss", LOSSES)
     if loss == "dlr" and target is not None:
         raise ValueError("loss must be ce or margin with a target; dlr leaves a class, it reaches none")
@@ -298,7 +296,8 @@ def attacking(model, x, y, ball, loss, target, eot, surrogate, generator):
         yield Goal(model, gradients, labels, target is not None, loss, eot, generator)
 
 
-def _only(ball, kind):
+def only(ball, kind):
+    """``ball``, if it is of ``kind``; else ``ValueError``."""
     if not isinstance(ball, kind):
         raise ValueError(f"ball must be {getattr(kind, '__name__', 'Linf(eps) or L2(eps)')}, got {ball!r}")
     return ball

@@ -1,9 +1,10 @@
-"""Attacks that look for the smallest perturbation: C&W by gradients; noise, contrast and blur by asking for predictions.
+"""Attacks that look for the smallest perturbation by asking for predictions alone: noise, contrast, blur. And what every
+such attack shares, C&W in ``carlini_wagner`` too: its result, its questions to the model, its form inside a ball.
 
 An attack inside a ball says whether an image falls at one radius; these say at which distance it falls, so one run serves
 every radius. The signature is ``smallest_*(model, x, y, *, ..., generator=None) -> Smallest``, with ``x`` float
 (B, channels, H, W) in [0, 1] and ``y`` integer labels (B,); :func:`within` makes an attack inside a ball of each. The five
-without gradients are those of zoo (B.1), with the settings of the library it used, Foolbox 3. Chapter 06 builds each by hand.
+here are those of zoo (B.1), with the settings of the library it used, Foolbox 3. Chapter 06 builds each by hand.
 
 ``generator`` (by default one with seed 0) is the source of noise, also of a stochastic model's: every question to such a
 model is one draw, so a long search finds lucky ones; under ``frozen_noise`` the model is a function. For a deterministic
@@ -24,24 +25,18 @@ import torch
 from torch import Tensor, nn
 
 from hybridgen_lib.attacks.balls import L2, Ball, Linf, draw
-from hybridgen_lib.attacks.gradient import margin
-from hybridgen_lib.classifier import (
-    check_images,
-    check_labels,
-    check_model,
-    check_number,
-    check_scores,
-    evaluating,
-    is_stochastic,
-)
+from hybridgen_lib.attacks.gradient import Goal, attacking
+from hybridgen_lib.classifier import check_images, check_number
 
 __all__ = [
+    "Question",
     "Smallest",
+    "asking",
     "gaussian_blur",
+    "measured_by",
     "smallest_blur",
     "smallest_contrast_binary",
     "smallest_contrast_linear",
-    "smallest_cw",
     "smallest_gaussian_noise",
     "smallest_uniform_noise",
     "within",
@@ -51,9 +46,6 @@ GREY = 0.5
 """What contrast is reduced towards: the middle of [0, 1]."""
 IMAGES_PER_PASS = 256
 """How many images the model is shown at once, unless it has ``examples_per_pass``."""
-SQUASH = 0.9999
-"""By how much C&W shrinks [-1, 1] before atanh, so that black and white pixels start at -+5, off by 0.00005. The usual
-1 - 1e-6 puts them at -+7, where tanh is so flat that 200 steps of 0.01 leave a black and white image as it is."""
 
 
 class Smallest(NamedTuple):
@@ -68,7 +60,7 @@ class Smallest(NamedTuple):
     found: Tensor
 
 
-def _measured_by(kind: type[Ball]):
+def measured_by(kind: type[Ball]):
     def mark(attack):
         attack.ball_type = kind  # the norm of its distances
         return attack
@@ -79,58 +71,7 @@ def _measured_by(kind: type[Ball]):
 # ---------------------------------------------------------------- the attacks
 
 
-@_measured_by(L2)
-def smallest_cw(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    steps: int = 200,
-    searches: int = 9,
-    learning_rate: float = 0.1,
-    constant: float = 10.0,
-    confidence: float = 0.0,
-    target: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> Smallest:
-    """The l2 attack of Carlini and Wagner (2017, section VI.A): minimise |x' - x|^2 + c max(confidence - margin(x'), 0).
-
-    x' = (tanh(w) + 1) / 2 is in [0, 1] by itself; Adam descends in w, and of all x' the nearest that fools is kept. The
-    margin is ``gradient.margin``, by which x' fools, so a constant added to all scores changes nothing. Each image has its
-    own c: ten times larger until it works, ten times smaller until it does not, then bisected on the logarithmic scale. An
-    image that nothing has fooled leaves a descent when a tenth of the steps gains less than 0.01 % of its loss.
-
-    Args:
-        steps, searches: steps of a descent, and how many descents the search for c takes. ``searches=1`` uses ``constant``
-            alone: causalib, which says 20 iterations and no more, is read as ``steps=20, searches=1``.
-        learning_rate: Adam's at the first step, in w; it falls linearly to 0. The authors' 0.01, held for 10,000
-            steps, is too slow for hundreds; 0.1, if it were held, would swing round the nearest point.
-        constant: the first c.
-        confidence: by how much of score the class that wins must lead.
-        target: labels (B,) to be reached, instead of leaving ``y``.
-
-    Returns:
-        ``Smallest``, with distances in l2.
-    """
-    check_number(steps, "steps", low=1, integer=True)
-    check_number(searches, "searches", low=1, integer=True)
-    check_number(confidence, "confidence", low=0)
-    for name, value in {"learning_rate": learning_rate, "constant": constant}.items():
-        check_number(value, name, low=1e-10, high=1e10)
-    with _asking(model, x, y, generator, target) as question:
-        question.confidence = confidence  # asked of x', not of an image that is misclassified already
-        c = question.x.new_full((len(x),), constant)
-        low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
-        nearest, distance = question.x.clone(), torch.full_like(c, torch.inf)
-        for _ in range(int(searches)):
-            works = _descend(question, c, nearest, distance, int(steps), learning_rate)
-            low, high = torch.where(works, low, c), torch.where(works, c, high)
-            c = torch.where(high.isinf(), 10 * c, torch.where(low == 0, c / 10, (low * high).sqrt())).clamp(1e-10, 1e10)
-        rows = distance.isfinite().nonzero()[:, 0]
-        return question.answer(L2, lambda rows, _: nearest[rows], rows, distance[rows])
-
-
-@_measured_by(Linf)
+@measured_by(Linf)
 def smallest_uniform_noise(model, x, y, *, sizes: Iterable[float] | None = None, generator=None) -> Smallest:
     """Noise uniform in [-size, size] is added, and the image clipped to [0, 1] (zoo, B.1). Distances are linf, after clipping.
 
@@ -144,7 +85,7 @@ def smallest_uniform_noise(model, x, y, *, sizes: Iterable[float] | None = None,
     return _louder_noise(model, x, y, Linf, noise, [k / 100 for k in range(1, 101)] if sizes is None else sizes, generator)
 
 
-@_measured_by(L2)
+@measured_by(L2)
 def smallest_gaussian_noise(model, x, y, *, sizes: Iterable[float] | None = None, generator=None) -> Smallest:
     """Gaussian noise of l2 length size is added, and the image clipped to [0, 1] (zoo, B.1). Distances are l2, after clipping.
 
@@ -157,7 +98,7 @@ def smallest_gaussian_noise(model, x, y, *, sizes: Iterable[float] | None = None
     return _louder_noise(model, x, y, L2, noise, [k / 10 for k in range(1, 101)] if sizes is None else sizes, generator)
 
 
-@_measured_by(Linf)
+@measured_by(Linf)
 def smallest_contrast_linear(model, x, y, *, steps: int = 1000, stride: int = 20, generator=None) -> Smallest:
     """Contrast is reduced towards mid grey, x + s (1/2 - x), by the first share s of 1/steps, 2/steps, ..., 1 that fools
     (zoo, B.1). Distances are linf.
@@ -166,11 +107,11 @@ def smallest_contrast_linear(model, x, y, *, steps: int = 1000, stride: int = 20
     fools, but is narrower than a stride and lies before the first one met, is missed; ``stride=1`` looks at every share.
     """
     shares = _shares(steps, stride)
-    with _asking(model, x, y, generator) as question:
+    with asking(model, x, y, generator) as question:
         return _first_size(question, Linf, question.less_contrast, shares, int(stride))
 
 
-@_measured_by(Linf)
+@measured_by(Linf)
 def smallest_contrast_binary(model, x, y, *, steps: int = 15, generator=None) -> Smallest:
     """Contrast is reduced towards mid grey by a share found by ``steps`` bisections of [0, 1] (zoo, B.1). Distances are linf.
 
@@ -178,19 +119,19 @@ def smallest_contrast_binary(model, x, y, *, steps: int = 15, generator=None) ->
     lower end of some range that fools. Foolbox counts its look at the clean image as the first of 15.
     """
     check_number(steps, "steps", low=1, integer=True)
-    with _asking(model, x, y, generator) as question:
+    with asking(model, x, y, generator) as question:
         grey, rows = question.less_contrast, question.left
         rows = rows[question.fooled(grey, rows, x.new_ones(len(rows)))]
         return question.answer(Linf, grey, rows, _bisect(question, grey, rows, int(steps)))
 
 
-@_measured_by(Linf)
+@measured_by(Linf)
 def smallest_blur(model, x, y, *, steps: int = 1000, stride: int = 20, generator=None) -> Smallest:
     """The image is blurred by the first standard deviation that fools, of ``steps`` equal ones up to max(H, W) pixels
     (zoo, B.1). Distances are linf. The filter is :func:`gaussian_blur`; ``stride`` as in :func:`smallest_contrast_linear`.
     """
     shares = _shares(steps, stride)
-    with _asking(model, x, y, generator) as question:
+    with asking(model, x, y, generator) as question:
 
         def blurred(rows: Tensor, share: Tensor) -> Tensor:
             return gaussian_blur(question.x[rows], share.flatten() * max(x.shape[2:]))
@@ -201,7 +142,7 @@ def smallest_blur(model, x, y, *, steps: int = 1000, stride: int = 20, generator
 def within(smallest: Callable[..., Smallest], *, project: bool = False) -> Callable[..., Tensor]:
     """An attack inside a ball, ``attack(model, x, y, ball, *, generator=None) -> x_adv``, made of a smallest-perturbation one.
 
-    What ``smallest``, a function of this file or a ``functools.partial`` of one, finds within the ball's eps is kept; every
+    What ``smallest``, a ``smallest_*`` attack or a ``functools.partial`` of one, finds within the ball's eps is kept; every
     other image comes back as it is. With ``project`` what it finds further away comes back projected onto the ball, as from
     Foolbox and so in zoo: it may still fool, and for blur often does. The noise attacks run at the one size eps, as in zoo.
 
@@ -261,31 +202,21 @@ Perturb = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
-class _Question:
+class Question:
     """What one call asks of the model, again and again: is this image fooled?"""
 
-    model: nn.Module
+    goal: Goal
     x: Tensor
-    labels: Tensor  # left behind, or reached for if targeted
-    targeted: bool
-    generator: torch.Generator
     confidence: float = 0.0
-    checked: bool = False  # whether the labels are known to be classes of the model
     left: Tensor | None = None  # the rows that are not fooled as they are
 
     @property
     def images_per_pass(self) -> int:
-        return getattr(self.model, "examples_per_pass", None) or IMAGES_PER_PASS
+        return getattr(self.goal.model, "examples_per_pass", None) or IMAGES_PER_PASS
 
     def verdict(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Whether each image is fooled (P,), and by which margin of the scores (P,)."""
-        options = {"generator": self.generator} if is_stochastic(self.model) else {}
-        scores, labels = check_scores(self.model(x, **options), len(x)), self.labels[rows]
-        if not self.checked:
-            check_labels(self.labels, scores.shape[1], name="target" if self.targeted else "y")
-            self.checked = True
-        lead, hit = margin(scores, labels), scores.argmax(1) == labels
-        lead, fooled = (-lead, hit) if self.targeted else (lead, ~hit)
+        lead, fooled = self.goal.verdict(self.goal.scores(self.goal.model, x), rows)
         return fooled & (lead >= self.confidence), lead
 
     def less_contrast(self, rows: Tensor, shares: Tensor) -> Tensor:
@@ -316,19 +247,10 @@ class _Question:
 
 
 @contextmanager
-def _asking(model, x, y, generator, target=None):
-    """Check what all these attacks share, then yield the question with the model in evaluation mode."""
-    check_model(model)
-    check_images(x)
-    check_labels(y, images=len(x))
-    if target is not None:
-        check_labels(target, images=len(x), name="target")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise ValueError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
-    labels = (y if target is None else target).to(x.device, torch.long)
-    with evaluating(model):
-        question = _Question(model, x.detach(), labels, target is not None, generator)
+def asking(model, x, y, generator, target=None):
+    """Check what all attacks share, then yield the question with the model in evaluation mode."""
+    with attacking(model, x, y, "margin", target, 1, None, generator) as goal:
+        question = Question(goal, x.detach())
         rows = torch.arange(len(x), device=x.device)
         question.left = rows[~question.fooled(lambda rows, _: question.x[rows], rows, x.new_zeros(len(x)))]
         yield question
@@ -348,8 +270,8 @@ def _louder_noise(model, x, y, kind, sampler, sizes, generator) -> Smallest:
     sizes = [check_number(size, "sizes", low=0) for size in sizes] if isinstance(sizes, Iterable) else []
     if not sizes or any(b <= a for a, b in itertools.pairwise(sizes)):
         raise ValueError(f"sizes must hold increasing numbers >= 0, at least one, got {sizes}")
-    with _asking(model, x, y, generator) as question:
-        noise = sampler(question.x, question.generator).reshape(x.shape)  # for all images, whether attacked or not
+    with asking(model, x, y, generator) as question:
+        noise = sampler(question.x, question.goal.generator).reshape(x.shape)  # for all images, whether attacked or not
 
         def louder(rows: Tensor, size: Tensor) -> Tensor:
             return question.x[rows] + size * noise[rows]
@@ -357,7 +279,7 @@ def _louder_noise(model, x, y, kind, sampler, sizes, generator) -> Smallest:
         return _first_size(question, kind, louder, torch.tensor(sizes, dtype=torch.float64), stride=1)
 
 
-def _first_size(question: _Question, kind: type[Ball], perturb: Perturb, sizes: Tensor, stride: int) -> Smallest:
+def _first_size(question: Question, kind: type[Ball], perturb: Perturb, sizes: Tensor, stride: int) -> Smallest:
     """The first of ``sizes`` that fools each image: every ``stride``-th is tried, then all between the last two."""
     sizes, rows = sizes.to(question.x.dtype).to(question.x.device), question.left
     coarse = torch.arange(len(sizes) - 1, -1, -stride, device=rows.device).flip(0)  # the last is always tried
@@ -368,7 +290,7 @@ def _first_size(question: _Question, kind: type[Ball], perturb: Perturb, sizes: 
     return question.answer(kind, perturb, rows, sizes[torch.where(finer >= 0, finer, first)])
 
 
-def _first(question: _Question, perturb: Perturb, sizes: Tensor, rows: Tensor, tries: Tensor) -> Tensor:
+def _first(question: Question, perturb: Perturb, sizes: Tensor, rows: Tensor, tries: Tensor) -> Tensor:
     """For each of ``rows`` (b,) the first of its ``tries`` (b, K), positions in ``sizes``, that fools; -1 if none does.
 
     Solved images leave, and the fewer are left, the more tries of each share one pass.
@@ -383,7 +305,7 @@ def _first(question: _Question, perturb: Perturb, sizes: Tensor, rows: Tensor, t
     return first
 
 
-def _bisect(question: _Question, perturb: Perturb, rows: Tensor, steps: int) -> Tensor:
+def _bisect(question: Question, perturb: Perturb, rows: Tensor, steps: int) -> Tensor:
     """For each of ``rows``, which size 1 fools, a size in (0, 1] that does, by ``steps`` bisections."""
     low, high = question.x.new_zeros(len(rows)), question.x.new_ones(len(rows))
     for _ in range(steps):
@@ -391,53 +313,3 @@ def _bisect(question: _Question, perturb: Perturb, rows: Tensor, steps: int) -> 
         hit = question.fooled(perturb, rows, middle)
         low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
     return high
-
-
-# ---------------------------------------------------------------- Carlini and Wagner's descent
-
-
-def _descend(question: _Question, c: Tensor, nearest: Tensor, distance: Tensor, steps: int, learning_rate: float) -> Tensor:
-    """One descent of all images left, each with its ``c`` (B,): who was fooled (B,). Puts what fools and is nearer than before
-    into ``nearest`` (B, ...) and ``distance`` (B,).
-
-    Adam (Kingma and Ba 2015, algorithm 1) is written out because images leave it.
-    """
-    works, rows = torch.zeros_like(c, dtype=torch.bool), question.left
-    w = torch.atanh(SQUASH * (2 * question.x[rows] - 1))
-    mean, square = torch.zeros_like(w), torch.zeros_like(w)
-    lowest = before = c.new_full((len(rows),), torch.inf)  # loss in this tenth of the steps, and in the one before
-    for step in range(1, steps + 1):
-        if len(rows) == 0:
-            break
-        gradient, loss, fooled, images, length = _loss_gradient(question, w, rows, c[rows])
-        works[rows[fooled]] = True
-        nearer = fooled & (length < distance[rows])
-        nearest[rows[nearer]], distance[rows[nearer]] = images[nearer], length[nearer]
-        lowest = torch.minimum(lowest, loss)
-        if step % max(10, steps // 10) == 0:
-            state, stays = (rows, w, mean, square, gradient, lowest), works[rows] | (lowest < 0.9999 * before)
-            rows, w, mean, square, gradient, before = (values[stays] for values in state)
-            lowest = torch.full_like(before, torch.inf)
-        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
-        direction = (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-16)
-        w = w - learning_rate * (1 - step / steps) * direction
-    return works
-
-
-def _loss_gradient(question: _Question, w: Tensor, rows: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-    """Each image's gradient (b, ...) of the loss in ``w``, loss (b,), whether it is fooled (b,), x' and its distance (b,)."""
-    answers = []
-    for some in question.passes(rows):
-        with torch.enable_grad():
-            part = w[some].requires_grad_()
-            images = (torch.tanh(part) + 1) / 2
-            fooled, lead = question.verdict(images, rows[some])
-            if not lead.requires_grad:
-                raise ValueError("model must have a gradient in x, got scores without one")
-            squared = (images - question.x[rows[some]]).flatten(1).square().sum(1)
-            loss = squared + c[some] * (question.confidence - lead).clamp(min=0)
-            gradient = torch.autograd.grad(loss.sum(), part)[0]
-        if not torch.isfinite(gradient).all():
-            raise ValueError("model must have a finite gradient in x, got NaN or infinity")
-        answers.append((gradient, loss.detach(), fooled, images.detach(), squared.detach().sqrt()))
-    return tuple(torch.cat(parts) for parts in zip(*answers, strict=True))

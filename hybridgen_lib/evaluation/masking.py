@@ -18,7 +18,7 @@ from hybridgen_lib.attacks.ascent import NoGradientError
 from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.attacks.gradient import LOSSES
 from hybridgen_lib.classifier import check_model, check_number, check_scores, evaluating, frozen_noise
-from hybridgen_lib.evaluation.outcomes import check_balls, chosen_images, fraction_right
+from hybridgen_lib.evaluation.outcomes import check_balls, chosen_images, device_of, fraction_right
 
 __all__ = ["masking_report"]
 
@@ -73,7 +73,7 @@ def masking_report(
     check_number(ball.eps, "ball's eps", low=1e-12)
     check_number(seed, "seed", low=0, integer=True)
     x, y, _ = chosen_images(data, index)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     x, y = x.to(device), y.to(device)
     with frozen_noise(model, seed), frozen_noise(model if surrogate is None else surrogate, seed), evaluating(model):
         right = fraction_right(model, x, y) == 1

@@ -83,7 +83,7 @@ def attack_outcomes(
     check_number(seed, "seed", integer=True)
     check_number(batch_size, "batch_size", low=1, integer=True)
     x, y, index = chosen_images(data, index)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     batches = [(a.to(device), b.to(device)) for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True)]
     draws = draws if is_stochastic(model) else 1
 
@@ -136,7 +136,7 @@ def smallest_outcomes(
     check_number(seed, "seed", integer=True)
     check_number(batch_size, "batch_size", low=1, integer=True)
     x, y, index = chosen_images(data, index)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     draws = draws if is_stochastic(model) else 1
     attacking, judging = generator_for(seed, "attack", "smallest"), generator_for(seed, "judge", "smallest")
     clean, right, distance, began = [], [], [], time.perf_counter()
@@ -184,6 +184,11 @@ def check_balls(balls: Sequence[Ball], name: str = "balls") -> list[Ball]:
     if len({type(ball) for ball in balls}) > 1 or len(set(balls)) < len(balls):
         raise ValueError(f"{name} must hold radii of one norm, each once; got {[ball.eps for ball in balls]}")
     return list(balls)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the parameters of ``model`` are; the CPU if it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def generator_for(seed: int, *what) -> torch.Generator:

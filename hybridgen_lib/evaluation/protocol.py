@@ -36,7 +36,7 @@ from hybridgen_lib.classifier import (
     frozen_noise,
     is_stochastic,
 )
-from hybridgen_lib.evaluation.outcomes import check_balls, chosen_images, fraction_right, generator_for, inside
+from hybridgen_lib.evaluation.outcomes import check_balls, chosen_images, device_of, fraction_right, generator_for, inside
 from hybridgen_lib.measurement import Outcomes
 
 __all__ = ["SUITES", "Suite", "adaptive_outcomes", "adaptive_pgd", "evaluate_robustness"]
@@ -105,9 +105,7 @@ def evaluate_robustness(
         ValueError: an argument out of range, or scores that are NaN.
     """
     check_balls([ball], "ball")
-    stages = adaptive_outcomes(
-        model, data, [ball], suite, surrogate=surrogate, source=source, index=index, seed=seed, with_attacked=True
-    )
+    stages = _staged(model, data, [ball], suite, surrogate, source, index, seed)
     rows, last = [], None
     for name, (outcomes, attacked) in stages.items():
         if last is None:
@@ -129,39 +127,14 @@ def adaptive_outcomes(
     source: nn.Module | None = None,
     index: Sequence[int] | None = None,
     seed: int = 0,
-    with_attacked: bool = False,
-) -> dict:
+) -> dict[str, Outcomes]:
     """The outcome of every image under the adaptive protocol, at several radii of one norm, after each attack in turn.
 
     Arguments as in :func:`evaluate_robustness`. Returns an ``Outcomes`` for each stage, keyed ``"pgd"``,
     ``"pgd+autoattack"`` and so on, the last being the worst case; its seconds count from the first attack.
     """
-    check_model(model)
-    for name, other in {"surrogate": surrogate, "source": source}.items():
-        if other is not None:
-            check_model(other, name)
-    suite = suite if isinstance(suite, Suite) else SUITES[check_choice(suite, "suite", SUITES)]
-    balls = check_balls(balls)
-    check_number(seed, "seed", integer=True)
-    x, y, index = chosen_images(data, index)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    x, y = x.to(device), y.to(device)
-    draws = suite.draws if is_stochastic(model) else 1
-    clean = fraction_right(model, x, y, draws, generator_for(seed, "judge", "clean"))
-    stages: dict[str, list] = {}
-    for ball in balls:
-        began = time.perf_counter()
-        worst = _WorstCase(model, x, y, ball, suite, generator_for(seed, "attack", float(ball.eps)))
-        for name, attacked in worst.stages(surrogate, source):
-            judge = generator_for(seed, "judge", float(ball.eps))
-            right = fraction_right(model, worst.images, y, draws, judge) if ball.eps > 0 else clean
-            stages.setdefault(name, []).append((right, attacked, time.perf_counter() - began))
-    epsilons, found = [float(ball.eps) for ball in balls], {}
-    for name, parts in stages.items():
-        right, attacked, seconds = zip(*parts, strict=True)
-        outcomes = Outcomes(index, clean, epsilons, torch.stack(right), draws, list(seconds))
-        found[name] = (outcomes, list(attacked)) if with_attacked else outcomes
-    return found
+    stages = _staged(model, data, balls, suite, surrogate, source, index, seed)
+    return {name: outcomes for name, (outcomes, _) in stages.items()}
 
 
 def adaptive_pgd(
@@ -192,6 +165,35 @@ def adaptive_pgd(
     worst = _WorstCase(check_model(model), x, y.to(x.device), ball, suite, generator)
     worst.margin_pgd(None)
     return worst.images
+
+
+def _staged(model, data, balls, suite, surrogate, source, index, seed) -> dict[str, tuple[Outcomes, list[int]]]:
+    """By stage: the outcomes, and on how many images its attack ran at each radius."""
+    check_model(model)
+    for name, other in {"surrogate": surrogate, "source": source}.items():
+        if other is not None:
+            check_model(other, name)
+    suite = suite if isinstance(suite, Suite) else SUITES[check_choice(suite, "suite", SUITES)]
+    balls = check_balls(balls)
+    check_number(seed, "seed", integer=True)
+    x, y, index = chosen_images(data, index)
+    device = device_of(model)
+    x, y = x.to(device), y.to(device)
+    draws = suite.draws if is_stochastic(model) else 1
+    clean = fraction_right(model, x, y, draws, generator_for(seed, "judge", "clean"))
+    stages: dict[str, list] = {}
+    for ball in balls:
+        began = time.perf_counter()
+        worst = _WorstCase(model, x, y, ball, suite, generator_for(seed, "attack", float(ball.eps)))
+        for name, attacked in worst.stages(surrogate, source):
+            judge = generator_for(seed, "judge", float(ball.eps))
+            right = fraction_right(model, worst.images, y, draws, judge) if ball.eps > 0 else clean
+            stages.setdefault(name, []).append((right, attacked, time.perf_counter() - began))
+    epsilons, found = [float(ball.eps) for ball in balls], {}
+    for name, parts in stages.items():
+        right, attacked, seconds = zip(*parts, strict=True)
+        found[name] = Outcomes(index, clean, epsilons, torch.stack(right), draws, list(seconds)), list(attacked)
+    return found
 
 
 class _WorstCase:

@@ -44,7 +44,7 @@ def through_softmax(attack, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, 
 def _published(attack, ball_type: type[Ball], name: str, steps: int | str = "", variant: str = "") -> Measurement:
     key = {"protocol": "as_published", "attack": name, "norm": ball_type.__name__.lower(), "steps": steps, "variant": variant}
     grid = GRID_LINF if ball_type is Linf else GRID_L2
-    return Measurement(key, {"stop_when_fooled": True}, partial(curve, attack, ball_type, grid))
+    return Measurement(key, {}, partial(curve, attack, ball_type, grid))
 
 
 def _searched(smallest, ball_type: type[Ball], name: str) -> Measurement:
