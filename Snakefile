@@ -16,23 +16,39 @@ DATA = {"quick": "fashion-mini", "cpu": "fashion-mnist", "paper": "fashion-mnist
 # Which models a chapter uses; a chapter that is not named here uses none.
 DEEP_BAYES = ["gfz", "gfy", "gbz", "gby", "dfx", "dfz", "dbx"]
 MODELS = {
+    "01_two_ways_to_classify": ["nb", "gmm", "logreg"],
+    "02_pixel_graphs": ["mrf", "cnn", "cnn-mrf", "cnn-vae-crf"],
+    "03_from_vae_to_classifier": [
+        *["vae-classifier", "vae-classifier-pretrained", "cvae", "cnn", "cnn-binary"],
+        *["cnn-vae", "cnn-vae-binary", "cnn-vae-crf"],
+    ],
     "04_factorizations": [*DEEP_BAYES, "cnn"],
     "05_gradient_attacks": [*DEEP_BAYES, "cnn"],
     "06_beyond_gradients": ["cnn", "gmm", "gfz"],
     "07_is_it_really_robust": ["cnn", "cnn-at", "gmm", "gfz"],
 }
 
-# Which full-scale measurements a document has, on which data, for which models (hybridgen_lib/reproduce says what each is).
-ZOO = ["clean", "fgsm", "pgd", "fgm", "pgd-l2", "fgsm-code", "pgd-code"]
-ZOO += ["uniform-noise", "gaussian-noise", "contrast-linear", "contrast-binary", "blur", "worst-case"]
+# Which full-scale measurements a document has, on which data, for which models (hybridgen_lib/reproduce says what each is);
+# some are for some of its models only.
+ZOO = ["logreg", "cnn", "cnn-mrf", "cnn-binary", "vae-classifier", "vae-classifier-pretrained"]
+ZOO += ["nb", "mrf", "gmm", "cnn-vae", "cnn-vae-binary", "cnn-vae-crf", "cvae", "nn"]
+ZOO_WAYS = ["clean", "clean-mse", "fgsm", "pgd", "fgm", "pgd-l2", "fgsm-code", "pgd-code", "uniform-noise", "gaussian-noise"]
+ZOO_WAYS += ["contrast-linear", "contrast-binary", "blur", "cw", "pgd-margin", "pgd-margin-l2", "worst-case"]
 MEASUREMENTS = {
     "deepbayes": ("fashion-mnist", [*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin", "worst-case"]),
-    "zoo": ("mnist", ["gmm", "cnn"], ZOO),
+    "zoo": ("mnist", ZOO, ZOO_WAYS),
 }
+CHEAP = ["logreg", "nn", "cnn", "nb", "mrf", "gmm"]
+ONLY = {"clean-mse": ["cvae"], "fgsm-code": CHEAP, "pgd-code": CHEAP}
+
+
+def ways_of(document, model):
+    return [way for way in MEASUREMENTS[document][2] if model in ONLY.get(way, [model])]
+
 
 CHAPTERS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.py"))
 LIBRARY = sorted(str(path) for path in Path("hybridgen_lib").rglob("*") if path.suffix in {".py", ".csv", ".mplstyle"})
-ROOMS = ("classifier.py", "data/", "models/", "training.py", "recipes.py")  # what a trained model depends on
+ROOMS = ("classifier.py", "data/", "models/", "training.py", "recipes/")  # what a trained model depends on
 RECIPES = [path for path in LIBRARY if path.removeprefix("hybridgen_lib/").startswith(ROOMS)]
 RESULTS = sorted(map(str, Path("results").rglob("*.*")))
 PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.is_file() and path.suffix != ".pyc")
@@ -66,16 +82,19 @@ def models_of(wildcards):
 
 def model_to_measure(wildcards):
     """The model, unless everything about it is on file already: then nobody needs it."""
-    recorded = list(Path("results", wildcards.document).glob(f"*/{wildcards.model}-{wildcards.profile}-s{wildcards.seed}-*.json"))
-    data, _, ways = MEASUREMENTS[wildcards.document]
+    run = f"{wildcards.profile}-s{wildcards.seed}"
+    folder = Path("results", wildcards.document)
+    recorded = [*folder.glob(f"*/{wildcards.model}-{run}-*.json"), *folder.glob(f"*/{wildcards.model}@*-{run}-*.json")]
+    ways = ways_of(wildcards.document, wildcards.model)
     files = len(ways) + 3 * ("worst-case" in ways)  # which writes one for each of its four attacks
-    return [] if len(recorded) >= files else trained(wildcards, [wildcards.model], data)
+    return [] if len(recorded) >= files else trained(wildcards, [wildcards.model], MEASUREMENTS[wildcards.document][0])
 
 
 def measured(wildcards):
     """What a chapter at full scale shows, so it runs after it; at the quick profile it shows what is on file."""
     folder = f"{wildcards.profile}-s{wildcards.seed}"
-    jobs = [(document, model, way) for document, (_, models, ways) in MEASUREMENTS.items() for model in models for way in ways]
+    pairs = [(document, model) for document, (_, models, _) in MEASUREMENTS.items() for model in models]
+    jobs = [(document, model, way) for document, model in pairs for way in ways_of(document, model)]
     return [] if wildcards.profile == "quick" else [f"build/measured/{d}/{folder}/{model}/{way}" for d, model, way in jobs]
 
 

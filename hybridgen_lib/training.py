@@ -20,16 +20,17 @@ from tqdm.auto import tqdm
 
 from hybridgen_lib.attacks import pgd
 from hybridgen_lib.attacks.balls import Ball
-from hybridgen_lib.classifier import check_images, check_labels, check_model, check_number
+from hybridgen_lib.classifier import check_images, check_labels, check_model, check_number, is_stochastic
 
-__all__ = ["adversarial", "cross_entropy", "fit", "negative_elbo", "save_atomically"]
+__all__ = ["adversarial", "cross_entropy", "fit", "negative_elbo", "negative_pseudo_likelihood", "save_atomically"]
 
 Objective = Callable[[nn.Module, Tensor, Tensor, float, torch.Generator], Tensor]
 
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: torch.Generator) -> Tensor:
     """Mean cross-entropy in nats of the model's scores: plain discriminative training."""
-    return F.cross_entropy(model(x), y)
+    noise = {"generator": generator} if is_stochastic(model) else {}
+    return F.cross_entropy(model(x, **noise), y)
 
 
 def negative_elbo(warm_up: float = 0.0) -> Objective:
@@ -45,6 +46,15 @@ def negative_elbo(warm_up: float = 0.0) -> Objective:
         return -model.elbo(x, y, generator=generator, beta=beta).mean()
 
     return objective
+
+
+def negative_pseudo_likelihood(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: torch.Generator) -> Tensor:
+    """Mean negative log pseudo-likelihood of an image under the graph of its own class, in nats (Besag 1975).
+
+    ``model`` has ``graph``, a :class:`~hybridgen_lib.models.pixel_graph.PixelGraph` over the axes (C, channels).
+    """
+    by_class = model.graph.pseudo_log_likelihood(x[:, None]).sum(2)
+    return -by_class.gather(1, y[:, None]).mean()
 
 
 def adversarial(ball: Ball, *, steps: int, warm_up: float = 0.0) -> Objective:
@@ -63,7 +73,7 @@ def adversarial(ball: Ball, *, steps: int, warm_up: float = 0.0) -> Objective:
     def objective(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         now = ball if progress >= warm_up else replace(ball, eps=ball.eps * progress / warm_up)
         attacked = pgd(model, x, y, now, steps=steps, stop_when_fooled=False, generator=generator)
-        return F.cross_entropy(model(attacked), y)
+        return cross_entropy(model, attacked, y, progress, generator)
 
     return objective
 

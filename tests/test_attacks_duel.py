@@ -147,7 +147,7 @@ def test_the_look_chooses_the_best_class_but_the_label(model, monkeypatch):
     """By hand, from the scores of one sample; under frozen noise a fool of the duel with that class is not yet one of all."""
     monkeypatch.setattr(gradient, "GLANCE", 1)
     with frozen_noise(model, 5), gradient.attacking(model, X, Y, "margin", None, 1, None, None) as goal:
-        duel = gradient._Duel(goal, len(X), every=1)
+        duel = gradient.Duel(goal, len(X), every=1)
         chosen = duel.runner_up(X, Y, {})
         scores = model.class_scores(X, torch.arange(5).expand(12, -1), samples=1)
         scores[torch.arange(12), Y] = -torch.inf
@@ -169,7 +169,7 @@ def test_a_wrong_runner_up_proves_nothing_that_all_classes_do_not_confirm(model,
     with frozen_noise(model, 1), torch.no_grad():
         before = gradient.margin(model(X), Y)
         honest = gradient.margin(model(pgd(model, X, Y, Linf(0.2), steps=10, loss="margin")), Y)
-        monkeypatch.setattr(gradient._Duel, "runner_up", worst)
+        monkeypatch.setattr(gradient.Duel, "runner_up", worst)
         misled = pgd(model, X, Y, Linf(0.2), steps=10, loss="margin")
         after = gradient.margin(model(misled), Y)
     assert (after >= before - 1e-9).all()

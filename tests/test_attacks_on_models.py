@@ -10,7 +10,14 @@ from hybridgen_lib.attacks import L2, Linf
 from hybridgen_lib.classifier import frozen_noise
 from hybridgen_lib.recipes import RECIPES, build
 
-SIZES = {"gmm": {"components": 2}}  # the others are small networks
+DENSE = {"hidden": 4, "code": 2}
+SIZES = {  # the others are small convolutional networks
+    "gmm": {"components": 2},
+    **{name: {} for name in ("nb", "logreg", "mrf")},
+    "nn": {"hidden": 4},
+    **dict.fromkeys(("vae-classifier", "vae-classifier-pretrained"), DENSE),
+    "cvae": {**DENSE, "samples": 3},
+}
 FEW = {"stop_when_fooled": False, "steps": 2}
 ATTACKS = {
     "fgsm": (attacks.fgsm, Linf(0.1)),

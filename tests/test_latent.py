@@ -13,15 +13,14 @@ from hybridgen_lib.models import latent
 from hybridgen_lib.models.factorization import DEEP_BAYES
 from hybridgen_lib.models.latent import LatentVariableClassifier
 from hybridgen_lib.models.networks import (
-    DEEP_BAYES_SIGMA,
     ConvTrunk,
     GaussianFactor,
     ImageFactor,
-    PixelNormal,
     StandardNormal,
     SumOfLinears,
     UniformClasses,
 )
+from hybridgen_lib.models.pixels import DEEP_BAYES_SIGMA, PixelNormal
 
 SHAPE, CLASSES, CODE = (1, 12, 10), 4, 5
 

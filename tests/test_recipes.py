@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from hybridgen_lib import data, recipes
+from hybridgen_lib import data, recipes, training
 from hybridgen_lib.attacks import Linf
 from hybridgen_lib.classifier import SCORE_KINDS, Classifier
 from hybridgen_lib.measurement import Outcomes
 from hybridgen_lib.recipes import PROFILES, RECIPES, cache_path, trained
+from hybridgen_lib.recipes import __main__ as command
 
 TINY = {"width": 2, "hidden": 4, "epochs": 1}
 
@@ -32,7 +33,7 @@ def cache(tmp_path, monkeypatch):
 
 def test_the_second_call_trains_nothing_and_returns_the_same(images, cache, monkeypatch):
     first = trained("gbz", images, **TINY, code=2, samples=2)
-    monkeypatch.setattr(recipes, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(recipes.recipe, "fit", lambda *a, **k: pytest.fail("trained again"))
     second = trained("gbz", images, **TINY, code=2, samples=2)
     assert not second.training
     for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
@@ -88,7 +89,7 @@ def test_a_mixture_is_kept_and_found_again(images, cache, monkeypatch):
 def test_the_radius_of_adversarial_training_follows_the_data(images, monkeypatch, name, eps, profile):
     images = dataclasses.replace(images, name=name)
     balls: list = []
-    monkeypatch.setattr(recipes, "adversarial", lambda ball, **_: balls.append(ball) or recipes.cross_entropy)
+    monkeypatch.setattr(recipes.robust, "adversarial", lambda ball, **_: balls.append(ball) or training.cross_entropy)
     trained("cnn-at", images, profile, **TINY)
     with safe_open(cache_path("cnn-at", images, profile, **TINY), framework="pt") as file:
         assert json.loads(file.metadata()["note"])["settings"]["eps"] == eps
@@ -100,7 +101,7 @@ def test_the_radius_of_adversarial_training_follows_the_data(images, monkeypatch
 
 
 def test_a_killed_training_goes_on(images, cache, monkeypatch):
-    monkeypatch.setattr(recipes, "_save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(recipes.cache, "_save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         trained("cnn", images, **TINY)
     assert [p.suffix for p in cache.iterdir()] == [".partial"]
@@ -141,7 +142,7 @@ def test_every_recipe_has_every_profile(name, profile):
     assert all(set(changed) <= set(recipe.settings["paper"]) for changed in recipe.on.values())
     if name == "gmm":
         assert model.log_weights.shape == (10, 10 if profile == "quick" else 60)
-    else:
+    if "width" in recipe.settings[profile]:  # a convolutional network
         assert recipe.settings[profile]["width"] == (64 if profile == "paper" else 32)
 
 
@@ -170,20 +171,20 @@ def test_clean_outcomes_are_measured_once(images, cache, monkeypatch):
     with torch.no_grad():
         right = model(data.as_float(images.test_x)).argmax(1) == images.test_y
     assert first.clean.tolist() == right.double().tolist()
-    monkeypatch.setattr(recipes, "fraction_right", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(recipes.cache, "fraction_right", lambda *a: pytest.fail("measured again"))
     assert recipes.clean_outcomes("cnn", images, **TINY).clean.tolist() == first.clean.tolist()
     assert sorted(p.suffix for p in cache.iterdir()) == [".json", ".safetensors"]
 
 
 def test_the_command_line_lists_and_trains(capsys, images, monkeypatch, tmp_path):
-    recipes.main(["--list"])
+    command.main(["--list"])
     assert capsys.readouterr().out.split() == list(RECIPES)
     calls: list = []
     outcomes = Outcomes([0, 1], torch.tensor([1.0, 0.0]))
-    monkeypatch.setattr(recipes, "clean_outcomes", lambda *a: calls.append(a) or outcomes)
-    recipes.main(["gfz", "--data", "mnist", "--profile", "cpu", "--seed", "2", "--stamp", str(tmp_path / "a" / "stamp")])
+    monkeypatch.setattr(command, "clean_outcomes", lambda *a: calls.append(a) or outcomes)
+    command.main(["gfz", "--data", "mnist", "--profile", "cpu", "--seed", "2", "--stamp", str(tmp_path / "a" / "stamp")])
     assert calls == [("gfz", "mnist", "cpu", 2)]
     assert "gfz: clean accuracy 50.0 %" in capsys.readouterr().out
     assert (tmp_path / "a" / "stamp").exists()
     with pytest.raises(SystemExit):
-        recipes.main([])
+        command.main([])

@@ -5,10 +5,13 @@ Signature, result and noise as in :mod:`~hybridgen_lib.attacks.smallest`. Chapte
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from hybridgen_lib.attacks.balls import L2
+from hybridgen_lib.attacks.gradient import RESELECT, Duel, duels
 from hybridgen_lib.attacks.smallest import Question, Smallest, asking, measured_by
 from hybridgen_lib.classifier import check_number
 
@@ -38,7 +41,8 @@ def smallest_cw(
     x' = (tanh(w) + 1) / 2 is in [0, 1] by itself; Adam descends in w, and of all x' the nearest that fools is kept. The
     margin is ``gradient.margin``, by which x' fools, so a constant added to all scores changes nothing. Each image has its
     own c: ten times larger until it works, ten times smaller until it does not, then bisected on the logarithmic scale. An
-    image that nothing has fooled leaves a descent when a tenth of the steps gains less than 0.01 % of its loss.
+    image that nothing has fooled leaves a descent when a tenth of the steps gains less than 0.01 % of its loss. Where a
+    model scores each class at a price, descents ask for two, as PGD's do: a class above the true one has fooled it.
 
     Args:
         steps, searches: steps of a descent, and how many descents the search for c takes. ``searches=1`` uses ``constant``
@@ -77,13 +81,14 @@ def _descend(question: Question, c: Tensor, nearest: Tensor, distance: Tensor, s
     Adam (Kingma and Ba 2015, algorithm 1) is written out because images leave it.
     """
     works, rows = torch.zeros_like(c, dtype=torch.bool), question.left
+    ask, size = _asked_of(question)
     w = torch.atanh(SQUASH * (2 * question.x[rows] - 1))
     mean, square = torch.zeros_like(w), torch.zeros_like(w)
     lowest = before = c.new_full((len(rows),), torch.inf)  # loss in this tenth of the steps, and in the one before
     for step in range(1, steps + 1):
         if len(rows) == 0:
             break
-        gradient, loss, fooled, images, length = _loss_gradient(question, w, rows, c[rows])
+        gradient, loss, fooled, images, length = _loss_gradient(question, ask, size, w, rows, c[rows])
         works[rows[fooled]] = True
         nearer = fooled & (length < distance[rows])
         nearest[rows[nearer]], distance[rows[nearer]] = images[nearer], length[nearer]
@@ -98,14 +103,29 @@ def _descend(question: Question, c: Tensor, nearest: Tensor, distance: Tensor, s
     return works
 
 
-def _loss_gradient(question: Question, w: Tensor, rows: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+def _asked_of(question: Question) -> tuple[Callable, int]:
+    """``ask(images, rows) -> (fooled, lead)`` for a descent, and how many images to ask it of at once: of two classes where
+    the model can be asked for them."""
+    size, goal = question.images_per_pass, question.goal
+    if not duels(goal):
+        return question.verdict, size
+    duel = Duel(goal, len(question.x), RESELECT)
+
+    def ask(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        lead, fooled = duel(images, rows)
+        return fooled & (lead >= question.confidence), lead
+
+    return ask, size * goal.model.classes // 2
+
+
+def _loss_gradient(question: Question, ask: Callable, size: int, w: Tensor, rows: Tensor, c: Tensor) -> tuple[Tensor, ...]:
     """Each image's gradient (b, ...) of the loss in ``w``, loss (b,), whether it is fooled (b,), x' and its distance (b,)."""
     answers = []
-    for some in question.passes(rows):
+    for some in torch.arange(len(rows), device=rows.device).split(size):
         with torch.enable_grad():
             part = w[some].requires_grad_()
             images = (torch.tanh(part) + 1) / 2
-            fooled, lead = question.verdict(images, rows[some])
+            fooled, lead = ask(images, rows[some])
             if not lead.requires_grad:
                 raise ValueError("model must have a gradient in x, got scores without one")
             squared = (images - question.x[rows[some]]).flatten(1).square().sum(1)

@@ -198,7 +198,7 @@ class Goal:
         """Rows ``rows`` of ``x``, climbed from the same rows of ``starts``."""
 
         draws = self.eot if is_stochastic(self.gradients) else 1
-        duel = _Duel(self, len(x), RESELECT * draws) if _duels(self) else None
+        duel = Duel(self, len(x), RESELECT * draws) if duels(self) else None
 
         def objective(part: Tensor, within: Tensor) -> tuple[Tensor, Tensor | None]:
             mine = rows[within]
@@ -236,11 +236,11 @@ RESELECT, GLANCE = 10, 3
 cheaper by next to nothing, and errs more often. ``benchmarks/two_classes.py`` measures what it costs and what it leaves."""
 
 
-def _duels(goal: Goal) -> bool:
+def duels(goal: Goal) -> bool:
     return goal.loss == "margin" and not goal.targeted and hasattr(goal.gradients, "class_scores")
 
 
-class _Duel:
+class Duel:
     """The margin from two classes: a model that scores each class at a price is asked for the true one and the runner-up.
 
     The runner-up comes from a cheap look at all classes, a few samples each, anew after ``every`` gradients of an image. If

@@ -114,6 +114,7 @@ def smallest_outcomes(
     attack: Callable,
     epsilons: Sequence[float],
     *,
+    project: type[Ball] | None = None,
     index: Sequence[int] | None = None,
     draws: int = 10,
     seed: int = 0,
@@ -121,8 +122,9 @@ def smallest_outcomes(
 ) -> Outcomes:
     """The same from one run of a smallest-perturbation attack, ``attack(model, x, y, generator=...) -> Smallest``.
 
-    At radius eps an image counts as attacked if what was found lies within eps, else it stands as it was. Other arguments as
-    in :func:`attack_outcomes`; ``epsilons`` are in the attack's norm.
+    At radius eps an image counts as attacked if what was found lies within eps, else it stands as it was; or, if ``project``
+    is ``Linf`` or ``L2``, what was found is projected onto that ball of radius eps and judged again, as by Foolbox. Other
+    arguments as in :func:`attack_outcomes`; ``epsilons`` are in the attack's norm.
     """
     check_model(model)
     if not callable(attack):
@@ -137,9 +139,11 @@ def smallest_outcomes(
     check_number(batch_size, "batch_size", low=1, integer=True)
     x, y, index = chosen_images(data, index)
     device = device_of(model)
+    if project is not None and not (isinstance(project, type) and issubclass(project, Ball)):
+        raise ValueError(f"project must be Linf, L2 or None, got {project!r}")
     draws = draws if is_stochastic(model) else 1
     attacking, judging = generator_for(seed, "attack", "smallest"), generator_for(seed, "judge", "smallest")
-    clean, right, distance, began = [], [], [], time.perf_counter()
+    clean, right, began = [], [], time.perf_counter()
     for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True):
         a, b = a.to(device), b.to(device)
         clean.append(fraction_right(model, a, b, draws, judging).cpu())
@@ -147,12 +151,18 @@ def smallest_outcomes(
         check_images(found.x_adv, "the attack's result")
         if found.x_adv.shape != a.shape or found.distance.shape != b.shape:
             raise ValueError(f"attack must return images and a distance for each, got {tuple(found.x_adv.shape)}")
-        distance.append(found.distance.cpu())
-        right.append(fraction_right(model, found.x_adv, b, draws, judging).cpu())
-    clean, right, distance = torch.cat(clean), torch.cat(right), torch.cat(distance)
-    within = [torch.where(distance <= eps + 1e-6, right, clean) for eps in epsilons]  # float32 distances
+        attacked = fraction_right(model, found.x_adv, b, draws, judging)
+        by_radius = []
+        for eps in epsilons:
+            beyond = found.distance > eps + 1e-6  # float32 distances
+            instead = clean[-1].to(device).clone()
+            if project is not None and beyond.any():
+                clipped = a + project(eps).project(found.x_adv - a)
+                instead[beyond] = fraction_right(model, clipped[beyond], b[beyond], draws, judging)
+            by_radius.append(torch.where(beyond, instead, attacked).cpu())
+        right.append(torch.stack(by_radius))
     seconds = [time.perf_counter() - began] * len(epsilons)  # one run serves every radius
-    return Outcomes(index, clean, epsilons, torch.stack(within), draws, seconds)
+    return Outcomes(index, torch.cat(clean), epsilons, torch.cat(right, 1), draws, seconds)
 
 
 @torch.no_grad()

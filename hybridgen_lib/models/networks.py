@@ -8,29 +8,28 @@ convolutions of stride 2, hidden layers of 500, their transpose in the decoder.
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, OneHotCategorical
 
+from hybridgen_lib.models.pixels import NormalPixels
+
 __all__ = [
-    "DEEP_BAYES_SIGMA",
     "CategoricalFactor",
     "ConvTrunk",
+    "DenseImageFactor",
+    "DenseNetwork",
+    "DenseTrunk",
     "GaussianFactor",
     "ImageFactor",
-    "PixelNormal",
     "SmallCNN",
     "StandardNormal",
     "UniformClasses",
 ]
-
-DEEP_BAYES_SIGMA = math.sqrt(0.5)
-"""Deep Bayes scores a reconstruction by -||x - mu||^2. That is the log density of a Normal with sigma = 1/sqrt 2, up to a
-constant; this book keeps the constant, so that scores are densities."""
 
 
 class ConvTrunk(nn.Module):
@@ -51,6 +50,17 @@ class ConvTrunk(nn.Module):
         for convolution in self.convolutions:
             h = F.relu(convolution(h))
         return F.relu(self.dense(h.flatten(1))).unflatten(0, x.shape[:-3])
+
+
+class DenseTrunk(nn.Module):
+    """Image (..., channels, H, W) -> features (..., hidden): one dense layer on all pixels."""
+
+    def __init__(self, image_shape: tuple[int, int, int], hidden: int = 500):
+        super().__init__()
+        self.dense = nn.Linear(math.prod(image_shape), hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.dense(x.flatten(-3)))
 
 
 class SumOfLinears(nn.Module):
@@ -76,7 +86,7 @@ class SumOfLinears(nn.Module):
 class ConditionalMLP(nn.Module):
     """Named vectors -> ReLU layers of the given widths -> a vector. An image input goes through its own trunk first."""
 
-    def __init__(self, sizes: dict[str, int], widths: list[int], out: int, trunk: ConvTrunk | None = None):
+    def __init__(self, sizes: dict[str, int], widths: list[int], out: int, trunk: nn.Module | None = None):
         super().__init__()
         self.trunk = trunk
         self.first = SumOfLinears(sizes, widths[0])
@@ -94,7 +104,7 @@ class ConditionalMLP(nn.Module):
 class GaussianFactor(nn.Module):
     """p(z | inputs): a diagonal Gaussian whose mean and log sigma an MLP gives. Codes (..., dims)."""
 
-    def __init__(self, sizes: dict[str, int], widths: list[int], dims: int, trunk: ConvTrunk | None = None):
+    def __init__(self, sizes: dict[str, int], widths: list[int], dims: int, trunk: nn.Module | None = None):
         super().__init__()
         self.dims = dims
         self.mlp = ConditionalMLP(sizes, widths, 2 * dims, trunk)
@@ -107,7 +117,7 @@ class GaussianFactor(nn.Module):
 class CategoricalFactor(nn.Module):
     """p(y | inputs): a distribution over one-hot labels (..., C)."""
 
-    def __init__(self, sizes: dict[str, int], widths: list[int], classes: int, trunk: ConvTrunk | None = None):
+    def __init__(self, sizes: dict[str, int], widths: list[int], classes: int, trunk: nn.Module | None = None):
         super().__init__()
         self.mlp = ConditionalMLP(sizes, widths, classes, trunk)
 
@@ -116,9 +126,10 @@ class CategoricalFactor(nn.Module):
 
 
 class ImageFactor(nn.Module):
-    """p(x | inputs): pixels are independent Normals around a decoded picture in [0, 1]. Images (..., channels, H, W).
+    """p(x | inputs): a density around a decoded picture. Images (..., channels, H, W).
 
-    Two dense layers, then three transposed convolutions 5x5 of stride 2 without bias, then a sigmoid.
+    Two dense layers, then three transposed convolutions 5x5 of stride 2 without bias; ``pixels`` (by default Deep Bayes'
+    Normal ones) makes the density.
     """
 
     def __init__(
@@ -127,7 +138,7 @@ class ImageFactor(nn.Module):
         image_shape: tuple[int, int, int],
         width: int = 64,
         hidden: int = 500,
-        sigma: float = DEEP_BAYES_SIGMA,
+        pixels: nn.Module | None = None,
     ):
         super().__init__()
         channels, height, rows = image_shape
@@ -140,7 +151,7 @@ class ImageFactor(nn.Module):
         for step, out in zip((2, 1, 0), (width, width, channels), strict=True):
             grow = tuple(1 - size % 2 for size in plan[step])  # 4 -> 7 needs no extra row, 7 -> 14 needs one
             self.deconvolutions.append(nn.ConvTranspose2d(width, out, 5, 2, padding=2, output_padding=grow, bias=False))
-        self.sigma = sigma
+        self.pixels = NormalPixels() if pixels is None else pixels
         self.to(memory_format=torch.channels_last)  # on a CPU it decodes 1.25 times as fast
 
     def forward(self, **inputs: Tensor) -> Distribution:
@@ -149,29 +160,20 @@ class ImageFactor(nn.Module):
         h = h.reshape(-1, *self.start).contiguous(memory_format=torch.channels_last)
         for i, deconvolution in enumerate(self.deconvolutions):
             h = deconvolution(F.relu(h) if i else h)
-        return PixelNormal(torch.sigmoid(h).reshape(*lead, *h.shape[1:]), self.sigma)
+        return self.pixels(h.reshape(*lead, *h.shape[1:]))
 
 
-class PixelNormal(Distribution):
-    """Independent Normals of one sigma around an image ``mean`` (..., channels, H, W); log_prob sums over the pixels.
+class DenseImageFactor(nn.Module):
+    """p(x | inputs) by two dense layers: Normal pixels around a picture in [0, 1]. Images (..., channels, H, W)."""
 
-    ``Independent(Normal(mean, sigma), 3)`` is the same density, but builds three more tensors of the size of all pixels.
-    """
+    def __init__(self, sizes: dict[str, int], image_shape: tuple[int, int, int], hidden: int = 500):
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        self.dense = ConditionalMLP(sizes, [hidden], math.prod(image_shape))
+        self.pixels = NormalPixels()
 
-    arg_constraints: ClassVar[dict] = {}
-
-    def __init__(self, mean: Tensor, sigma: float):
-        self.mean_image, self.sigma = mean, sigma
-        super().__init__(mean.shape[:-3], mean.shape[-3:], validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.mean_image
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        pixels = math.prod(self.event_shape)
-        squared = (value - self.mean_image).square().sum((-3, -2, -1))
-        return -squared / (2 * self.sigma**2) - pixels * math.log(self.sigma * math.sqrt(2 * math.pi))
+    def forward(self, **inputs: Tensor) -> Distribution:
+        return self.pixels(self.dense(inputs).unflatten(-1, self.image_shape))
 
 
 class StandardNormal(nn.Module):
@@ -211,3 +213,23 @@ class SmallCNN(nn.Module):
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.head(self.trunk(x))
+
+
+class DenseNetwork(nn.Module):
+    """Dense layers only: images (B, channels, H, W) -> logits (B, C), by two hidden layers of ``hidden`` units.
+
+    Without hidden layers, ``hidden=0``, it is logistic regression.
+    """
+
+    score_kind = "logit"
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int, hidden: int = 500):
+        super().__init__()
+        widths = [math.prod(image_shape), *([hidden, hidden] if hidden else []), classes]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.layers(x)

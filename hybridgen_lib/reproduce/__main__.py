@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--profile", default="cpu", choices=results.PROFILES)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    wanted = [options.measurement] if options.measurement else list(DOCUMENTS[options.document].measurements)
+    wanted = [options.measurement] if options.measurement else DOCUMENTS[options.document].ways(options.model)
     for measurement in wanted:
         print(reproduce(options.document, options.model, measurement, options.profile, options.seed), flush=True)
 

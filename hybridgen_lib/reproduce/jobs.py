@@ -21,10 +21,12 @@ from hybridgen_lib.recipes import RECIPES, choose_device, trained
 __all__ = ["Document", "Job", "Measurement", "clean", "curve", "run", "worst_case"]
 
 CLEAN_IMAGES = 1_000
+TABLE_IMAGES = {"cpu": 300, "paper": 1_000}
 GRID_IMAGES = {"cpu": 100, "paper": 1_000}
 ADAPTIVE_IMAGES = {"cpu": 200, "paper": 1_000}
 ADAPTIVE_IMAGES_PLAIN = 500
-"""How many of the first test images. A single-pass network gets CLEAN_IMAGES of them on grids too: one pass each is cheap."""
+"""How many of the first test images. A single-pass network gets CLEAN_IMAGES of them in tables and on grids too: one pass
+each is cheap."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,27 @@ class Job:
     source: Callable[[], nn.Module]  # the plain network whose adversarial images are tried on the model
 
     @property
-    def samples_noise(self) -> bool:
-        return getattr(self.model, "stochastic", False)
+    def samples(self) -> bool:
+        """Whether the model draws many samples for one answer, so that an answer is dear; noise alone is cheap."""
+        return any(getattr(part, "samples", 1) > 1 for part in self.model.modules())
+
+    def first(self, few: dict[str, int], many: int) -> range:
+        """The first ``few`` images of the profile for a model that samples, the first ``many`` for any other."""
+        return range(few[self.profile] if self.samples else many)
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One way to measure a model for a document: the key of its results, its settings, and how the outcomes come about.
 
-    ``measure`` gives the outcomes, or several by the name of the attack, of which that in ``key`` is written last.
+    ``measure`` gives the outcomes, or several by the name of the attack, of which that in ``key`` is written last. ``only``
+    names the models it is for; none means all.
     """
 
     key: dict
     settings: dict
     measure: Callable[[Job], Outcomes | dict[str, Outcomes]]
+    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,10 @@ class Document:
     stand_in: dict[str, str]  # by profile: how our networks differ from the document's, or nothing
     exact: tuple[str, ...] = ()  # models that are the document's at every profile
 
+    def ways(self, model: str) -> list[str]:
+        """The measurements that ``model`` has, by name."""
+        return [name for name, way in self.measurements.items() if not way.only or model in way.only]
+
 
 # ---------------------------------------------------------------- measurements that documents share
 
@@ -75,24 +88,31 @@ def clean(job: Job) -> Outcomes:
     return Outcomes(measured.index, measured.clean, draws=measured.draws)
 
 
-def curve(attack: Callable, ball_type: type[Ball], epsilons: tuple[float, ...], job: Job) -> Outcomes:
-    """One attack over a grid of radii."""
-    count = GRID_IMAGES[job.profile] if job.samples_noise else CLEAN_IMAGES
-    return attack_outcomes(job.model, job.images, attack, ball_type, epsilons, index=range(count), seed=job.seed)
+def curve(
+    attack: Callable, ball_type: type[Ball], epsilons: tuple[float, ...], job: Job, few: dict[str, int] | None = None
+) -> Outcomes:
+    """One attack over a grid of radii; ``few`` images for a model that samples, by default GRID_IMAGES."""
+    index = job.first(GRID_IMAGES if few is None else few, CLEAN_IMAGES)
+    return attack_outcomes(job.model, job.images, attack, ball_type, epsilons, index=index, seed=job.seed)
 
 
 def suite_of(job: Job) -> str:
-    return "adaptive-sampling-cpu" if job.samples_noise and job.profile == "cpu" else "adaptive"
+    return "adaptive-sampling-cpu" if job.samples and job.profile == "cpu" else "adaptive"
 
 
 def worst_case(ball_type: type[Ball], epsilons: tuple[float, ...]) -> Measurement:
     """The adaptive protocol: what each of its attacks and those before it leave; the last is the worst case."""
 
     def measure(job: Job) -> dict[str, Outcomes]:
-        count = ADAPTIVE_IMAGES[job.profile] if job.samples_noise else ADAPTIVE_IMAGES_PLAIN
-        balls = [ball_type(eps) for eps in epsilons]
         stages = adaptive_outcomes(
-            job.model, job.images, balls, suite_of(job), source=job.source(), index=range(count), seed=job.seed
+            job.model,
+            job.images,
+            [ball_type(eps) for eps in epsilons],
+            suite_of(job),
+            surrogate=job.model.surrogate() if hasattr(job.model, "surrogate") else None,
+            source=job.source(),
+            index=job.first(ADAPTIVE_IMAGES, ADAPTIVE_IMAGES_PLAIN),
+            seed=job.seed,
         )
         return {"worst-case" if k == len(stages) - 1 else name: stage for k, (name, stage) in enumerate(stages.items())}
 
@@ -121,7 +141,7 @@ def run(
     """
     plan = documents[check_choice(document, "document", documents)]
     check_choice(model, "model", plan.models)
-    way = plan.measurements[check_choice(measurement, "measurement", plan.measurements)]
+    way = plan.measurements[check_choice(measurement, "measurement", plan.ways(model))]
     check_choice(profile, "profile", results.PROFILES)
     images = datasets.load(plan.data, data_root)
     key = {"document": document, "data": images, "model": model, "profile": profile, "seed": seed, "chapter": plan.chapter}

@@ -1,0 +1,156 @@
+"""The trained models: built by a recipe, kept in a cache, trained where they are not there yet.
+
+The key of the cache is made of the recipe's name, its version, its settings, the checksum of the data and the seed. Editing
+any other code retrains nothing; whoever changes what a recipe means raises its version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from hybridgen_lib import data as datasets
+from hybridgen_lib.classifier import check_choice, check_number
+from hybridgen_lib.evaluation import fraction_right
+from hybridgen_lib.measurement import Outcomes
+from hybridgen_lib.recipes.deepbayes import DEEPBAYES
+from hybridgen_lib.recipes.recipe import PROFILES, Recipe
+from hybridgen_lib.recipes.robust import ROBUST
+from hybridgen_lib.recipes.zoo import ZOO
+
+__all__ = ["RECIPES", "build", "cache_path", "choose_device", "clean_outcomes", "trained"]
+
+RECIPES: dict[str, Recipe] = {**DEEPBAYES, **ZOO, **ROBUST}
+
+
+def _settings(name: str, profile: str, changes: dict, data: str | None = None) -> dict:
+    recipe = RECIPES[check_choice(name, "name", RECIPES)]
+    settings = {**recipe.settings[check_choice(profile, "profile", PROFILES)], **recipe.on.get(data, {})}
+    for change, value in changes.items():
+        check_choice(change, f"setting of {name!r}", settings)
+        if isinstance(settings[change], str):  # a word, which the model's class checks
+            continue
+        whole = isinstance(settings[change], int)
+        check_number(value, change, low=1 if whole and change != "epochs" else 0, integer=whole)
+    return {**settings, **changes}
+
+
+def build(
+    name: str, image_shape: tuple[int, int, int], classes: int, profile: str = "quick", seed: int = 0, **changes
+) -> nn.Module:
+    """The untrained model of a recipe, its weights drawn from ``seed``; the global random state is left as it was."""
+    settings = _settings(name, profile, changes)
+    check_number(seed, "seed", low=0, integer=True)
+    check_number(classes, "classes", low=2, integer=True)
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(f"image_shape must be (channels, H, W), got {tuple(image_shape)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return RECIPES[name].build(settings, tuple(image_shape), classes)
+
+
+def cache_path(name: str, data: datasets.ImageData, profile: str = "quick", seed: int = 0, **changes) -> Path:
+    """Where ``trained`` keeps this model: under ``HYBRIDGEN_CACHE``, by default ``build/models``."""
+    settings = _settings(name, profile, changes, data.name)
+    key = json.dumps([name, RECIPES[name].version, settings, data.checksum, seed], sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    folder = Path(os.environ.get("HYBRIDGEN_CACHE") or datasets.cache_folder().with_name("models"))
+    return folder / f"{name}-{Path(data.name).name}-{profile}-s{seed}-{digest}.safetensors"
+
+
+def _images(data, root) -> datasets.ImageData:
+    if isinstance(data, str):
+        return datasets.load(data, root)
+    if not isinstance(data, datasets.ImageData):
+        raise ValueError(f"data must be the name of a data set or an ImageData, got {type(data).__name__}")
+    return data
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """``"auto"`` is the GPU where torch finds one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu or cuda, got {device!r}") from error
+
+
+def trained(
+    name: str,
+    data: str | datasets.ImageData = "fashion-mini",
+    profile: str = "quick",
+    seed: int = 0,
+    root: str | Path | None = None,
+    device: str = "auto",
+    **changes,
+) -> nn.Module:
+    """The trained model of a recipe, in evaluation mode: out of the cache, or trained where it stands and then kept.
+
+    Args:
+        name: a recipe, such as ``"gfz"`` (``RECIPES`` lists them).
+        data: a data set by name, or one already loaded.
+        profile: ``"quick"``, ``"cpu"`` or ``"paper"``.
+        root: where the data set lies (see :func:`hybridgen_lib.data.load`).
+        changes: settings of the recipe to change, such as ``code=16``; they enter the key of the cache.
+
+    A killed training leaves a checkpoint of its last epoch; the next call goes on from there.
+    """
+    _settings(name, profile, changes)  # a wrong argument is named before data are read
+    check_number(seed, "seed", low=0, integer=True)
+    images = _images(data, root)
+    settings = _settings(name, profile, changes, images.name)
+    place = choose_device(device)
+    model = build(name, images.train_x.shape[1:], len(images.classes), profile, seed, **changes)
+    path = cache_path(name, images, profile, seed, **changes)
+    if not path.exists():
+        start = time.perf_counter()
+        partial = path.with_suffix(".partial")
+        run = {"seed": seed, "device": place, "checkpoint": partial, "label": f"{name} on {images.name}"}
+        history = RECIPES[name].train(model, settings, images, **run)
+        note = {"recipe": name, "version": RECIPES[name].version, "settings": settings, "data": images.name, "seed": seed}
+        note |= {"objective": history, "seconds": round(time.perf_counter() - start, 1), "torch": torch.__version__}
+        _save(model, path, note)
+        partial.unlink(missing_ok=True)
+    with safe_open(path, framework="pt") as file:
+        model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (not a dict)
+    return model.to(place).eval()
+
+
+def clean_outcomes(
+    name: str,
+    data: str | datasets.ImageData = "fashion-mini",
+    profile: str = "quick",
+    seed: int = 0,
+    root: str | Path | None = None,
+    device: str = "auto",
+    **changes,
+) -> Outcomes:
+    """Which of the first 1,000 test images :func:`trained` classifies right, one draw each; kept beside the model."""
+    images = _images(data, root)
+    path = cache_path(name, images, profile, seed, **changes).with_suffix(".json")
+    if not path.exists():
+        model = trained(name, images, profile, seed, device=device, **changes)
+        count = min(1_000, len(images.test_x))
+        x = datasets.as_float(images.test_x[:count]).to(choose_device(device))
+        right = fraction_right(model, x, images.test_y[:count].to(x.device))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(Outcomes(list(range(count)), right).to_dict()))
+        os.replace(temporary, path)
+    return Outcomes.from_dict(json.loads(path.read_text()))
+
+
+def _save(model: nn.Module, path: Path, note: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    save_file(weights, temporary, metadata={"note": json.dumps(note)})
+    os.replace(temporary, path)
