@@ -89,11 +89,16 @@ def clean(job: Job) -> Outcomes:
 
 
 def curve(
-    attack: Callable, ball_type: type[Ball], epsilons: tuple[float, ...], job: Job, few: dict[str, int] | None = None
+    attack: Callable,
+    ball_type: type[Ball],
+    epsilons: tuple[float, ...],
+    job: Job,
+    few: dict[str, int] | None = None,
+    draws: int = 10,
 ) -> Outcomes:
     """One attack over a grid of radii; ``few`` images for a model that samples, by default GRID_IMAGES."""
     index = job.first(GRID_IMAGES if few is None else few, CLEAN_IMAGES)
-    return attack_outcomes(job.model, job.images, attack, ball_type, epsilons, index=index, seed=job.seed)
+    return attack_outcomes(job.model, job.images, attack, ball_type, epsilons, index=index, draws=draws, seed=job.seed)
 
 
 def suite_of(job: Job) -> str:
