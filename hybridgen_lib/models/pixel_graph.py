@@ -30,8 +30,8 @@ class PixelGraph:
     and is left out). ``unary`` is (..., H, W); ``right`` (..., H, W-1) joins a pixel with the next in its row and ``down``
     (..., H-1, W) with the one below; any of them broadcasts, so that a number will do for both.
 
-    Every formula is a polynomial in x of degree one in each pixel, so a grey value in [0, 1] may stand for a pixel: it acts
-    as the chance that the pixel is lit.
+    The energy and the conditional log odds are polynomials in x of degree one in each pixel, so a grey value in [0, 1] may
+    stand for a pixel: it acts as the chance that the pixel is lit.
     """
 
     unary: Tensor
@@ -128,10 +128,10 @@ def _chessboard(x: Tensor) -> tuple[Tensor, Tensor]:
 class PixelGraphClassifier(nn.Module):
     """For each class a :class:`PixelGraph` of its own: images (B, channels, H, W) -> scores (B, C).
 
-    The score is log p(y=c) + sum_i log p(x_i | its neighbours, y=c), in nats: the pseudo-likelihood stands in for the
-    likelihood, whose Z no one can sum over 2^784 images. So the scores are no densities, and ``score_kind`` is "energy". What
-    it is trained on is what it is judged by. Channels have graphs of their own. Parameters, all 0 until trained: ``unary``
-    (C, channels, H, W), ``right`` (C, channels, H, W-1), ``down`` (C, channels, H-1, W).
+    The score is sum_i log p(x_i | its neighbours, y=c), in nats, with classes equally likely beforehand: the
+    pseudo-likelihood stands in for the likelihood, whose Z is a sum over 2^784 images. So the scores are no densities, and
+    ``score_kind`` is "energy". What it is trained on is what it is judged by. Channels have graphs of their own. Parameters,
+    all 0 until trained: ``unary`` (C, channels, H, W), ``right`` (C, channels, H, W-1), ``down`` (C, channels, H-1, W).
 
     Source: zoo, section 2.2: a unary potential for each pixel and class, four neighbours, "gradient search". How it treats Z
     is left open there; its released code divides by a sum over the other images of the batch.

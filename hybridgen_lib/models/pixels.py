@@ -50,7 +50,8 @@ class FieldPixels(nn.Module):
     is theirs, so it is normalised.
 
     Source: zoo, section 2.6, "a CRF layer after the decoder"; the graph, the sweeps and the learned coupling are ours. Its
-    released code has a Gaussian filter of 11 x 11 pixels with weight 1 and five parallel rounds, which may oscillate.
+    released code has a learned Gaussian filter of 11 x 11 pixels, which leaves out a pixel's own row and column and so its
+    four neighbours, and five parallel rounds, which may oscillate.
     """
 
     def __init__(self, sweeps: int = 3):

@@ -114,7 +114,6 @@ def worst_case(ball_type: type[Ball], epsilons: tuple[float, ...]) -> Measuremen
             job.images,
             [ball_type(eps) for eps in epsilons],
             suite_of(job),
-            surrogate=job.model.surrogate() if hasattr(job.model, "surrogate") else None,
             source=job.source(),
             index=job.first(ADAPTIVE_IMAGES, ADAPTIVE_IMAGES_PLAIN),
             seed=job.seed,
