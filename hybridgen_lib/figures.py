@@ -133,7 +133,8 @@ def draw_graph(factorization, *, observed: Sequence[str] = ("x", "y"), axis=None
         else:
             axis.add_patch(Circle((left, bottom), radius, **look))
         axis.text(left, bottom, f"${_math_name(name)}$", ha="center", va="center", fontsize=13)
-    axis.set(xlim=(-1.45, 1.45), ylim=(-1.05, 1.45), aspect="equal")
+    lowest = min(bottom for _, bottom in places.values())
+    axis.set(xlim=(-1.45, 1.45), ylim=(min(-1.05, lowest - 0.45), 1.45), aspect="equal")
     formula = factorization.formula.replace(" ", r"\;")
     axis.set_title(f"${formula}$", fontsize=9, loc="center")
     axis.axis("off")

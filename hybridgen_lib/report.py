@@ -78,7 +78,7 @@ def verdicts(board: pd.DataFrame, in_words: Callable) -> pd.DataFrame:
         lambda said: ", ".join(f"{count} {words}" for words, count in said.value_counts().items())
     )
     table = counts.unstack("protocol", fill_value="").reindex(columns=list(PROTOCOL_TITLES.values()), fill_value="")
-    return table.loc[list(dict.fromkeys(zip(once["claim"], once["ε"], strict=True)))]
+    return table.loc[pd.MultiIndex.from_frame(once[["claim", "ε"]].drop_duplicates())]
 
 
 def differences(board: pd.DataFrame, xlabel: str) -> Figure | None:
@@ -102,7 +102,7 @@ def differences(board: pd.DataFrame, xlabel: str) -> Figure | None:
         axis.axvline(0, color="black", linewidth=1)
         axis.set(title=f"ε = {eps:g}", xlabel=xlabel)
     axes[0, 0].set_yticks([k + 0.12 for k in range(len(order))], order)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(order) - 0.4, -0.4)  # the first pair on top
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
     return figure
 

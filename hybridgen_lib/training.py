@@ -51,10 +51,9 @@ def negative_elbo(warm_up: float = 0.0) -> Objective:
 def negative_pseudo_likelihood(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: torch.Generator) -> Tensor:
     """Mean negative log pseudo-likelihood of an image under the graph of its own class, in nats (Besag 1975).
 
-    ``model`` has ``graph``, a :class:`~hybridgen_lib.models.pixel_graph.PixelGraph` over the axes (C, channels).
+    ``model`` is one whose scores are pseudo-likelihoods, :class:`~hybridgen_lib.models.pixel_graph.PixelGraphClassifier`.
     """
-    by_class = model.graph.pseudo_log_likelihood(x[:, None]).sum(2)
-    return -by_class.gather(1, y[:, None]).mean()
+    return -model(x).gather(1, y[:, None]).mean()
 
 
 def adversarial(ball: Ball, *, steps: int, warm_up: float = 0.0) -> Objective:

@@ -358,13 +358,13 @@ def random_classifier(classes=3, image_shape=(2, 4, 3)) -> PixelGraphClassifier:
 def test_the_classifier_is_a_loop_over_classes_and_channels():
     model = random_classifier()
     x = torch.rand(5, 2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    scores = model(x)
+    scores, black_white = model(x), (x >= 0.5).double()
     assert isinstance(model, Classifier)
     assert model.score_kind == "energy"
     assert scores.shape == (5, 3)
     for b, c in itertools.product(range(5), range(3)):
         expected = sum(
-            PixelGraph(model.unary[c, k], model.right[c, k], model.down[c, k]).pseudo_log_likelihood(x[b, k]).item()
+            PixelGraph(model.unary[c, k], model.right[c, k], model.down[c, k]).pseudo_log_likelihood(black_white[b, k]).item()
             for k in range(2)
         )
         assert scores[b, c].item() == pytest.approx(expected, abs=1e-10)
@@ -378,7 +378,11 @@ def test_untrained_it_prefers_no_class():
 def test_gradients_by_finite_differences():
     model = random_classifier()
     x = torch.rand(2, 2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    assert torch.autograd.gradcheck(model, (x,))
+    assert torch.autograd.gradcheck(lambda x: model.graph.pseudo_log_likelihood(x[:, None]).sum(2), (x,))
+    through = torch.autograd.grad(model(x).sum(), x)[0]  # the gradient at the binarised image, passed straight through
+    black_white = (x >= 0.5).double().detach().requires_grad_()
+    straight = torch.autograd.grad(model.graph.pseudo_log_likelihood(black_white[:, None]).sum(), black_white)[0]
+    torch.testing.assert_close(through, straight)
     assert all(torch.autograd.grad(model(x).sum(), p)[0].abs().max() > 0 for p in model.parameters())
 
 

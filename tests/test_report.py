@@ -68,6 +68,11 @@ def test_verdicts_are_counted_by_sentence_and_protocol(recorded):
     assert sum(int(part.split()[0]) for part in said["adaptive"].split(", ")) == len(counted)
 
 
+def test_claims_without_a_radius_have_one_line_a_sentence(recorded):
+    board = results.scoreboard(document="deepbayes", root=recorded).head(3).assign(eps=float("nan"))
+    assert len(report.verdicts(board, lambda claim: "all of them")) == 1
+
+
 def test_differences_show_each_pair_at_each_radius(recorded):
     board = results.scoreboard("deepbayes", root=recorded).query("metric == 'success_rate'")
     figure = report.differences(board, "difference")

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridgen_lib.classifier import check_model, check_number
+from hybridgen_lib.models.binary import binarise
 
 __all__ = ["Denoised", "PixelGraph", "PixelGraphClassifier"]
 
@@ -130,11 +131,13 @@ class PixelGraphClassifier(nn.Module):
 
     The score is sum_i log p(x_i | its neighbours, y=c), in nats, with classes equally likely beforehand: the
     pseudo-likelihood stands in for the likelihood, whose Z is a sum over 2^784 images. So the scores are no densities, and
-    ``score_kind`` is "energy". What it is trained on is what it is judged by. Channels have graphs of their own. Parameters,
-    all 0 until trained: ``unary`` (C, channels, H, W), ``right`` (C, channels, H, W-1), ``down`` (C, channels, H-1, W).
+    ``score_kind`` is "energy". What it is trained on is what it is judged by. Pixels are binarised first, with a
+    straight-through gradient; channels have graphs of their own. Parameters, all 0 until trained: ``unary`` (C, channels, H,
+    W), ``right`` (C, channels, H, W-1), ``down`` (C, channels, H-1, W).
 
-    Source: zoo, section 2.2: a unary potential for each pixel and class, four neighbours, "gradient search". How it treats Z
-    is left open there; its released code divides by a sum over the other images of the batch.
+    Source: zoo, section 2.2: an Ising model with a unary potential for each pixel and class, four neighbours, "gradient
+    search". How it treats Z is left open there; its released code binarises at 0.5, as ours, and divides by a sum over the
+    other images of the batch.
 
     Raises ``ValueError`` if ``classes`` < 2 or ``image_shape`` is not (channels, H, W).
     """
@@ -157,7 +160,7 @@ class PixelGraphClassifier(nn.Module):
         return PixelGraph(self.unary, self.right, self.down)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.graph.pseudo_log_likelihood(x[:, None]).sum(2)  # every class is equally likely beforehand
+        return self.graph.pseudo_log_likelihood(binarise(x)[:, None]).sum(2)  # all classes equally likely beforehand
 
 
 class Denoised(nn.Module):
@@ -184,7 +187,8 @@ class Denoised(nn.Module):
         return torch.sigmoid(graph.mean_field(self.sweeps))
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.network(self.denoise(x))
+        clear = self.denoise(x)
+        return self.network(clear) if generator is None else self.network(clear, generator=generator)
 
     def surrogate(self) -> nn.Module:
         """The same function with the denoiser's gradient replaced by the identity's, for BPDA (Athalye et al. 2018)."""
