@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridgen_lib import recipes
-from hybridgen_lib.attacks import L2, Linf, gradient, pgd
+from hybridgen_lib.attacks import L2, Linf, carlini_wagner, gradient, pgd, smallest_cw
 from hybridgen_lib.classifier import frozen_noise
 
 X = torch.rand(12, 1, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -40,6 +40,23 @@ def test_with_a_fresh_runner_up_it_is_the_same_attack(model, ball, monkeypatch):
         every = pgd(AllClasses(model), X, Y, ball, steps=8, loss="margin")
     torch.testing.assert_close(two, every, rtol=0, atol=1e-8)
     assert not torch.equal(two, X)
+
+
+def test_carlini_wagner_with_a_fresh_runner_up_is_the_same_attack(model, monkeypatch):
+    monkeypatch.setattr(carlini_wagner, "RESELECT", 1)
+    with frozen_noise(model, 3):
+        two = smallest_cw(model, X, Y, steps=10, searches=3)
+        every = smallest_cw(AllClasses(model), X, Y, steps=10, searches=3)
+    assert torch.equal(two.found, every.found)
+    assert two.found.any()
+    torch.testing.assert_close(two.distance, every.distance, rtol=1e-6, atol=1e-8)
+
+
+def test_carlini_wagner_fools_among_all_classes_with_a_stale_runner_up(model):
+    with frozen_noise(model, 3):
+        found = smallest_cw(model, X, Y, steps=30, searches=3)
+        wrong = model(found.x_adv).argmax(1) != Y
+    assert torch.equal(wrong, found.found)
 
 
 def test_gradients_are_taken_of_two_classes_only(model, monkeypatch):

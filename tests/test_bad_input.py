@@ -208,6 +208,8 @@ def test_masking_report(change, name, no_work):
         ({"epsilons": [0.1, 0.1]}, "epsilons"),
         ({"draws": 0}, "draws"),
         ({"batch_size": 0}, "batch_size"),
+        ({"project": True}, "project"),
+        ({"project": Linf(0.1)}, "project"),
     ],
 )
 def test_smallest_outcomes(change, name):

@@ -7,10 +7,10 @@ import torch
 from fixtures_models import Noisy, images, small_cnn
 from torch import nn
 
-from hybridgen_lib.attacks import L2, Linf, fgm, fgsm, pgd
+from hybridgen_lib.attacks import L2, Linf, fgm, fgsm, pgd, smallest_blur, smallest_contrast_linear, within
 from hybridgen_lib.classifier import frozen_noise
 from hybridgen_lib.data import load
-from hybridgen_lib.evaluation import accuracy_curve, adaptive_pgd, attack_outcomes, fraction_right
+from hybridgen_lib.evaluation import accuracy_curve, adaptive_pgd, attack_outcomes, fraction_right, smallest_outcomes
 
 
 def test_outcomes_of_a_deterministic_model_are_those_of_the_plain_loop():
@@ -178,3 +178,14 @@ def test_bad_input_is_named(bad, message):
     good = {"model": small_cnn(), "data": images(10), "attack": fgsm, "ball_type": Linf, "epsilons": [0.1]}
     with pytest.raises(ValueError, match=message):
         attack_outcomes(**{**good, **bad})
+
+
+@pytest.mark.parametrize("attack", [smallest_blur, smallest_contrast_linear])
+@pytest.mark.parametrize("project", [None, Linf])
+def test_one_search_for_all_radii_is_a_search_for_each(attack, project):
+    model, data, radii = small_cnn(), images(60), [0.05, 0.1, 0.3]
+    one = smallest_outcomes(model, data, partial(attack, steps=100), radii, project=project)
+    each = attack_outcomes(model, data, within(partial(attack, steps=100), project=project is not None), Linf, radii)
+    assert torch.equal(one.right, each.right)
+    if project is not None or attack is smallest_contrast_linear:  # a blur that fools is longer than 0.3
+        assert one.right[2].mean() < one.clean.mean()
