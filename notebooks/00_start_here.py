@@ -242,5 +242,5 @@ check_brightness(means)
 #
 # **Sources.** The images: {cite}`xiao2017fashion`.
 #
-# **Where next.** Chapter 04 builds classifiers that know what each class looks like, and chapter 05 attacks them. The
-# chapters between are planned.
+# **Where next.** Chapter 01 has the two ways to classify. Part I goes on to models that draw, and part II, from chapter
+# 05, attacks them.

@@ -486,7 +486,7 @@ if not recorded.empty:
 # None has collapsed. Compare with the quick sketch: DBX, which stood with the generative models there, is now among the best. With
 # 60,000 training images, passing through 64 numbers costs it almost nothing. The four G models stay behind. DFZ models pixels as
 # they do, but it also reads the label off the image. At the `cpu` profile the networks have half of Deep Bayes' width and a fifth
-# of its epochs; `hybridgen_lib/recipes.py` lists each setting and its source.
+# of its epochs; `hybridgen_lib/recipes` lists each setting and its source.
 
 # %% [markdown]
 # ## Exercises

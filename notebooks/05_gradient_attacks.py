@@ -807,10 +807,10 @@ for attack, title in {**shown, "worst-case": "The whole protocol, worst case"}.i
     display(report.rates(attacked[attacked.attack == attack]))
 
 # %% [markdown]
-# More steps, more starts, AutoAttack, a random search and another model's images change little. At 0.1 GFZ, GFY and GBZ
-# still keep about half of the images that they had right, and of DFX, DFZ, DBX and the CNN nothing is left. (GBY has not
-# been through the whole protocol yet.) So that half is not the gift of a weak attack. Chapter 07 shows what each attack
-# took, and looks for signs that all of them were blind.
+# More steps, more starts, AutoAttack, a random search and another model's images change little. At 0.1 GFZ, GFY, GBZ and
+# GBY still keep about half of the images that they had right, and of DFX, DFZ, DBX and the CNN nothing is left. So that
+# half is not the gift of a weak attack. Chapter 07 shows what each attack took, and looks for signs that all of them were
+# blind.
 
 # %%
 if best == "cpu":
