@@ -17,7 +17,7 @@ DATA = {"quick": "fashion-mini", "cpu": "fashion-mnist", "paper": "fashion-mnist
 DEEP_BAYES = ["gfz", "gfy", "gbz", "gby", "dfx", "dfz", "dbx"]
 MODELS = {
     "01_two_ways_to_classify": ["nb", "gmm", "logreg"],
-    "02_pixel_graphs": ["mrf", "cnn", "cnn-mrf", "cnn-vae-crf"],
+    "02_pixel_graphs": ["nb", "gmm", "mrf", "cnn", "cnn-mrf", "cnn-vae-crf"],
     "03_from_vae_to_classifier": [
         *["vae-classifier", "vae-classifier-pretrained", "cvae", "cnn", "cnn-binary"],
         *["cnn-vae", "cnn-vae-binary", "cnn-vae-crf"],
@@ -38,8 +38,8 @@ MEASUREMENTS = {
     "deepbayes": ("fashion-mnist", [*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin", "worst-case"]),
     "zoo": ("mnist", ZOO, ZOO_WAYS),
 }
-CHEAP = ["logreg", "nn", "cnn", "nb", "mrf", "gmm"]
-ONLY = {"clean-mse": ["cvae"], "fgsm-code": CHEAP, "pgd-code": CHEAP}
+CODE = ["logreg", "nn", "cnn", "nb", "mrf", "gmm", "cnn-vae"]
+ONLY = {"clean-mse": ["cvae"], "fgsm-code": CODE, "pgd-code": CODE}
 
 
 def ways_of(document, model):

@@ -14,7 +14,7 @@ def test_the_report_is_the_one_the_raw_repetitions_give():
 
 def test_every_benchmark_keeps_its_repetitions_and_says_on_what_machine():
     names = {path.stem for path in RAW.glob("*.json")}
-    assert names >= {"attacks", "autoattack", "scores", "smallest", "two_classes"}
+    assert names >= {"attacks", "autoattack", "cost", "scores", "smallest", "two_classes"}
     for name in names:
         content = json.loads((RAW / f"{name}.json").read_text())
         assert {"processor", "cores", "threads used", "torch"} <= set(content["machine"])

@@ -1,15 +1,15 @@
 """Full-scale jobs: one file each, never twice, bad names refused before any work."""
 
-from functools import partial
+import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from test_attacks_on_models import SIZES
 
-from hybridgen_lib import data, recipes, reproduce, results
-from hybridgen_lib.attacks import smallest_cw
-from hybridgen_lib.evaluation import SUITES
+from hybridgen_lib import attacks, data, recipes, reproduce, results
+from hybridgen_lib.classifier import frozen_noise
 from hybridgen_lib.reproduce import DOCUMENTS, jobs, zoo
 from hybridgen_lib.reproduce.deepbayes import DEEPBAYES
 
@@ -67,7 +67,7 @@ def test_every_measurement_writes_its_file_and_only_once(small, model, monkeypat
 def test_every_attack_of_zoo_writes_its_file(small, model, monkeypatch):
     monkeypatch.setattr(jobs, "CLEAN_IMAGES", 3)
     monkeypatch.setattr(zoo, "CW_IMAGES", 2)
-    monkeypatch.setattr(zoo, "smallest_cw", partial(smallest_cw, steps=2, searches=2))
+    monkeypatch.setattr(zoo, "CW", {"steps": 2, "searches": 2})
     plan = DOCUMENTS["zoo"]
     ways = plan.ways(model)
     paths = {reproduce.reproduce("zoo", model, what, results_root=small).name for what in ways}
@@ -95,47 +95,56 @@ def test_the_released_naive_bayes_takes_the_variance_for_the_deviation():
     model = zoo.released_naive_bayes(mini)
     x = (mini.train_x >= 128).double().flatten(1)  # 128 / 255 is the first grey value of at least one half
     mean = torch.stack([x[mini.train_y == c].mean(0) for c in range(10)])
-    spread = torch.stack([x[mini.train_y == c].var(0, correction=0) for c in range(10)]) + 1e-9 * x.var(0, correction=0).max()
+    spread = torch.stack([x[mini.train_y == c].var(0, correction=0) for c in range(10)]) + 1e-9
     image = data.as_float(mini.test_x[:3])
     expected = torch.distributions.Normal(mean, spread).log_prob((image.flatten(1) >= 0.5).double()[:, None]).sum(2)
-    torch.testing.assert_close(model(image).double() - model.network.log_prior, expected, rtol=1e-4, atol=1)
+    torch.testing.assert_close(model(image).double(), expected - math.log(10), rtol=1e-4, atol=1)
 
 
-def test_the_attacks_are_what_their_keys_say(small, monkeypatch):
-    seen = []
-    monkeypatch.setattr(jobs, "attack_outcomes", lambda model, images, attack, *a, **k: seen.append(attack))
-    for what in ("fgsm", "pgd-margin"):
-        DEEPBAYES.measurements[what].measure(jobs.Job(torch.nn.Identity(), None, "cpu", 0, None))
-    published, adaptive = seen
-    assert published.__name__ == "fgsm"
-    assert DEEPBAYES.measurements["fgsm"].key["steps"] == 1
-    assert adaptive.keywords["steps"] == DEEPBAYES.measurements["pgd-margin"].key["steps"]
+def test_published_noise_is_the_noise_of_the_search_and_does_not_ask_the_model():
+    x, y = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(6, dtype=torch.long)
+    for attack, search, ball in (
+        (zoo.uniform_noise, attacks.smallest_uniform_noise, attacks.Linf(0.3)),
+        (zoo.gaussian_noise, attacks.smallest_gaussian_noise, attacks.L2(1.0)),
+    ):
+        noisy = attack(None, x, y, ball, generator=torch.Generator().manual_seed(5))
+        fallen = attacks.within(search)(Never(), x, y, ball, generator=torch.Generator().manual_seed(5))
+        torch.testing.assert_close(noisy, fallen)
+        assert (noisy != x).flatten(1).any(1).all()
+        assert ball.norm(noisy - x).max() <= ball.eps * (1 + 1e-5)
 
 
-def test_the_transfer_comes_from_another_network(small, monkeypatch):
-    asked = []
-    monkeypatch.setattr(jobs, "adaptive_outcomes", lambda *a, source, **k: asked.append(source) or {})
-    build = jobs.trained
-    wanted = []
-    monkeypatch.setattr(jobs, "trained", lambda name, *a, **k: wanted.append((name, a[2])) or build(name, *a, **k))
-    for model in ("cnn", "gfz"):
-        reproduce.reproduce("deepbayes", model, "worst-case", results_root=small)
-    assert len(asked) == 2
-    assert wanted == [("cnn", 0), ("cnn", 1), ("gfz", 0), ("cnn", 0)]
+class Never(torch.nn.Module):
+    """Right about an image as it is given, wrong about every other."""
+
+    def forward(self, x):
+        if not hasattr(self, "clean"):
+            self.clean = x.clone()
+        same = (x == self.clean[: len(x)]).flatten(1).all(1).float()
+        return torch.stack([same, 1 - same], 1)
 
 
-def test_which_suite_a_model_meets():
-    sampling, plain = torch.nn.Sequential(torch.nn.Identity()), torch.nn.Identity()
-    sampling[0].samples = 10
-    plain.stochastic = True  # noise alone costs nothing
-    suites = {(m, p): jobs.suite_of(jobs.Job(m, None, p, 0, None)) for m in (sampling, plain) for p in ("cpu", "paper")}
-    assert suites == {
-        (sampling, "cpu"): "adaptive-sampling-cpu",
-        (sampling, "paper"): "adaptive",
-        (plain, "cpu"): "adaptive",
-        (plain, "paper"): "adaptive",
-    }
-    assert set(suites.values()) <= set(SUITES)
+def test_every_result_comes_from_the_recipe_as_it_is():
+    for path in (Path(__file__).parents[1] / "results").rglob("*.json"):
+        content = json.loads(path.read_text())
+        name = content["key"]["model"].partition("@")[0]
+        assert content["provenance"]["settings"]["recipe_version"] == recipes.RECIPES[name].version, path
+
+
+def test_the_released_cnn_vae_has_its_gradient_through_the_guide_alone():
+    model = recipes.build("cnn-vae", (1, 8, 8), 3, width=2, hidden=4, samples=2)
+    released = zoo.released_cnn_vae(model)
+    x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with frozen_noise(model, 1), frozen_noise(released, 1):
+        whole, part = model(x), released(x)
+        torch.testing.assert_close(part, whole)
+        slopes = [torch.autograd.grad(scores[:, 0].sum(), x)[0] for scores in (whole, part)]
+    assert (slopes[0] - slopes[1]).abs().max() > 0.01
+    assert slopes[1].abs().max() > 0
+    guide = released.networks["q(z|x,y)"].mlp.trunk
+    guide.dense.weight.data.zero_()  # a guide that does not look at x
+    with frozen_noise(released, 1):
+        assert torch.autograd.grad(released(x)[:, 0].sum(), x)[0].abs().max() == 0
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ def smallest_cw(
             low, high = torch.where(works, low, c), torch.where(works, c, high)
             c = torch.where(high.isinf(), 10 * c, torch.where(low == 0, c / 10, (low * high).sqrt())).clamp(1e-10, 1e10)
         rows = distance.isfinite().nonzero()[:, 0]
+        if duels(question.goal):  # all classes have the last word
+            rows = rows[question.fooled(lambda rows, _: nearest[rows], rows, distance[rows])]
         return question.answer(L2, lambda rows, _: nearest[rows], rows, distance[rows])
 
 
@@ -110,12 +112,14 @@ def _asked_of(question: Question) -> tuple[Callable, int]:
     if not duels(goal):
         return question.verdict, size
     duel = Duel(goal, len(question.x), RESELECT)
+    if hasattr(goal.model, "examples_per_pass"):  # a wish about all classes
+        size = size * goal.model.classes // 2
 
     def ask(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         lead, fooled = duel(images, rows)
         return fooled & (lead >= question.confidence), lead
 
-    return ask, size * goal.model.classes // 2
+    return ask, size
 
 
 def _loss_gradient(question: Question, ask: Callable, size: int, w: Tensor, rows: Tensor, c: Tensor) -> tuple[Tensor, ...]:

@@ -1,6 +1,6 @@
 """The classifiers of zoo that come from variational autoencoders (sections 2.5 and 2.6).
 
-``cnn_vae`` and its binary and random-field twins are latent-variable classifiers with the graph GFZ. The conditional VAE
+The CNN-VAE and its binary and random-field twins are latent-variable classifiers with the graph GFZ. The conditional VAE
 (:class:`NearestPicture`) judges an image by the pictures that its decoder draws for each class. The VAE
 classifiers are its discriminative twins. Sizes of the dense networks are not in the document: ours.
 """

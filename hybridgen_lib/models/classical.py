@@ -71,8 +71,11 @@ class GaussianNaiveBayes(nn.Module):
         self.means.copy_(torch.stack([pixels[y == c].mean(0) for c in range(len(self.means))]))
         self.log_variances.copy_(variances.log())
         self.log_prior.copy_((counts.double() / len(y)).log())
-        joint = [self(a).gather(1, b[:, None].long()).sum().item() for a, b in zip(x.split(1000), y.split(1000), strict=True)]
-        return [-sum(joint) / len(y)]
+        total = 0.0
+        for images, labels in zip(x.split(1_000), y.split(1_000), strict=True):
+            scores = self(images.to(self.means))
+            total += scores.gather(1, labels[:, None].to(scores.device, torch.long)).sum().item()
+        return [-total / len(y)]
 
 
 class GaussianMixtureClassifier(nn.Module):

@@ -66,10 +66,7 @@ class PixelGraph:
         return odds + F.pad(self.down * x[..., 1:, :], (0, 0, 0, 1)) + F.pad(self.down * x[..., :-1, :], (0, 0, 1, 0))
 
     def pseudo_log_likelihood(self, x: Tensor) -> Tensor:
-        """sum_i log p(x_i | its neighbours), (...) in nats (Besag 1975): it needs no Z. Without edges it is the likelihood.
-
-        Of a grey value it is the expectation over a pixel lit with that chance.
-        """
+        """sum_i log p(x_i | its neighbours), (...) in nats (Besag 1975): it needs no Z. Without edges it is the likelihood."""
         odds = self.conditional(x)
         return (x * odds - F.softplus(odds)).sum((-2, -1))
 
@@ -136,8 +133,8 @@ class PixelGraphClassifier(nn.Module):
     W), ``right`` (C, channels, H, W-1), ``down`` (C, channels, H-1, W).
 
     Source: zoo, section 2.2: an Ising model with a unary potential for each pixel and class, four neighbours, "gradient
-    search". How it treats Z is left open there; its released code binarises at 0.5, as ours, and divides by a sum over the
-    other images of the batch.
+    search". Its formula has one coupling for all classes, its released code, as ours, one for each. How it treats Z is left
+    open there; the code binarises at 0.5, as ours, and divides by a sum over the other images of the batch.
 
     Raises ``ValueError`` if ``classes`` < 2 or ``image_shape`` is not (channels, H, W).
     """
@@ -201,4 +198,5 @@ class _StraightThrough(nn.Module):
         self.model, self.score_kind = model, model.score_kind
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.model.network(self.model.denoise(x).detach() + (x - x.detach()))
+        clear = self.model.denoise(x).detach() + (x - x.detach())
+        return self.model.network(clear) if generator is None else self.model.network(clear, generator=generator)

@@ -119,7 +119,8 @@ def trained(
         note = {"recipe": name, "version": RECIPES[name].version, "settings": settings, "data": images.name, "seed": seed}
         note |= {"objective": history, "seconds": round(time.perf_counter() - start, 1), "torch": torch.__version__}
         _save(model, path, note)
-        partial.unlink(missing_ok=True)
+        for checkpoint in path.parent.glob(f"{path.stem}*.partial"):  # a recipe may have one for each stage
+            checkpoint.unlink()
     with safe_open(path, framework="pt") as file:
         model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (not a dict)
     return model.to(place).eval()
