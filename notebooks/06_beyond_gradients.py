@@ -894,9 +894,9 @@ simple = recorded[recorded.attack.isin(gradient_free)]
 seeds = sorted(recorded.seed.unique()) or [0]
 
 # %% [markdown]
-# These are the panels of Figure 4 and Figure 7 that have no gradient in them, discriminative models above, generative ones
-# below. Lines are what we measured, with 95 % intervals. Crosses are what the document prints. Look first for crosses that
-# lie off their lines, and then at the panels in the middle, at 0.5.
+# These are the $\ell_\infty$ panels of Figures 4 and 7 that have no gradient in them, discriminative models above, generative
+# ones below. (Gaussian noise, in $\ell_2$, is in the verdict.) Lines are what we measured, with 95 % intervals. Crosses are
+# what the document prints. Look first for crosses that lie off their lines, and then at the two panels in the middle, at 0.5.
 
 # %% tags=["recorded", "hide-input"]
 MARKERS = "osD^vPX"
@@ -956,13 +956,31 @@ for number in seeds:
         display(beside(eps, number))
 
 # %% [markdown]
-# TEXT-1
+# Under blur most models lie near their crosses; `cnn-binary` falls from 98 to 32 % between the two radii, as in the document.
+# So it is with contrast, for models without noise. On the CNN the two searches agree within a point. At 0.5 the document's
+# keeps 12.5 % and ours about 8 %. Here a number says one thing only: which digit the network calls grey. Theirs must say 1:
+# among the first 1,000 images no other class reaches 12.5 %. Ours says another. It is not about robustness at all.
 #
-# On the CNN the two searches agree within a point. At 0.5 the document's keeps 12.5 % and ours about 8 %. Here a number
-# says one thing only: which digit the network calls grey. Theirs must say 1, since no other class is as large. Ours
-# says another. A difference of four points, and it is not about robustness at all.
+# Some lines end far above that, at 0.5, where the bound of this chapter forbids it. They belong to models that draw noise, and
+# to no others. So we can do what the document did: here are ours, the two searches as published, and then the worst case.
+
+# %% tags=["recorded"]
+noisy = ["cnn-vae", "cvae", "vae-classifier", "vae-classifier-pretrained", "cnn"]
+columns = ["contrast-linear", "contrast-binary", "worst-case"]
+end = recorded[recorded.model.isin(noisy) & recorded.attack.isin(columns)]
+end = end[(end.eps == 0.5) & (end.norm == "linf")]
+lucky = end.assign(cell=[report.percent(r.value, r.low, r.high) for r in end.itertuples()])
+lucky = lucky.pivot(index=["model", "seed"], columns="attack", values="cell")
+lucky = lucky.reindex([n for n in noisy if n in set(end.model)], level=0)
+lucky.reindex(columns=columns).fillna(results.NOT_RUN) if len(end) else results.NOT_RUN
+
+# %% [markdown]
+# The CNN-VAE and the CVAE "keep" half of their images or more, as in the document: it prints 95.8 and 54.0 % for the one, 74.6
+# and 46.7 % for the other, the linear search above the binary one each time. The linear search asks more often and is fooled
+# by luck earlier. Asked by an attack that means it, the models have nothing left. (Our VAE classifiers draw codes, too, and
+# show the same. The document's print 7 to 8 %, as if they had used the mean.)
 #
-# Now the stupid attack and the clever one, at full scale, for the two models of this chapter, in per cent of all images. The
+# Now the stupid attack and the clever one, at full scale, for two models of this chapter, in per cent of all images. The
 # last row is the adaptive protocol of the book, on the first 500 images.
 
 # %% tags=["recorded"]
@@ -991,6 +1009,12 @@ if best == "cpu":  # the text speaks of these runs
         < measured("gmm", "pgd", 0.3).min() - 0.2
     )
     assert measured("gmm", "worst-case", 0.3).max() < 0.05
+    for name in ("cnn-vae", "cvae"):  # luck
+        linear, binary = (
+            measured(name, f"contrast-{how}", 0.5) for how in ("linear", "binary")
+        )
+        assert linear.min() > binary.max() > 0.3
+        assert (measured(name, "worst-case", 0.5) < 0.05).all()
     assert measured("cnn", "pgd", 0.3).max() < measured("cnn", "contrast-linear", 0.3).min()
 
 # %% [markdown]
@@ -1000,24 +1024,30 @@ if best == "cpu":  # the text speaks of these runs
 # ### The attack that would take weeks
 #
 # C&W on the CNN-VAE is missing in the document's Figure 4: it would "require weeks". Ours asks for two classes where all
-# ten are not needed, and lets images go that gain nothing more. Here it is on 100 images of MNIST, nine searches of 200 steps,
-# for all models: what it leaves at each $\ell_2$ radius, and its seconds an image, on one core of a shared machine.
+# ten are not needed, and lets images go that gain nothing more. Here it is on 100 images of MNIST, nine searches of 200 steps
+# each. The noise of a model is frozen, for the search and for the verdict, so these numbers are about one draw. The table has
+# what is left at each $\ell_2$ radius, in per cent, and the seconds an image, on one core of a machine that had other work.
 
 # %% tags=["recorded"]
 cw = recorded[(recorded.attack == "cw") & (recorded.norm == "l2")]
-columns = {
-    f"{eps:g}": cw[cw.eps == eps].set_index(["model", "seed"]).value
-    for eps in (1.0, 2.0, 3.0, 4.0, 5.0)
-}
-table = pd.DataFrame(columns).map("{:.2f}".format)
+cw = cw.assign(cell=[report.percent(r.value, r.low, r.high) for r in cw.itertuples()])
+table = cw.pivot(index=["model", "seed"], columns="eps", values="cell")
 once = cw.drop_duplicates(["model", "seed"]).set_index(["model", "seed"])
 table["seconds an image"] = (once.seconds / once.n).round(1)
-table.loc[
-    sorted(table.index, key=lambda row: [*discriminative, *generative].index(row[0]))
-] if len(cw) else results.NOT_RUN
+in_order = [n for n in [*discriminative, *generative] if n in set(cw.model)]
+table.reindex(in_order, level=0) if len(cw) else results.NOT_RUN
+
+# %%
+if best == "cpu":  # what the next paragraph says
+    held_at_2 = cw[cw.eps == 2].groupby("model").value.mean()
+    assert held_at_2[["gmm", "nb"]].min() > held_at_2[["logreg", "nn", "cnn"]].max()
+    assert held_at_2["cnn-binary"] > held_at_2[["gmm", "nb"]].max()
+    assert (cw[cw.eps == 5].value < 0.05).all()
 
 # %% [markdown]
-# TEXT-2
+# Seconds an image, not weeks. And where the models of one pass differ, at radii 1 to 3, is where their $\ell_2$ curves under PGD on
+# the margin differ (chapters 01 to 03): the mixtures and naive Bayes hold longer than the plain networks, `cnn-binary` the
+# longest. At 5 nothing is left of any.
 #
 # ### The verdict
 #
@@ -1040,8 +1070,8 @@ with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
     display(report.verdicts(board, in_words))
 
 # %% [markdown]
-# A number can be reproduced and its claim not stand. Blur leaves nine in ten images at 0.3, ours as theirs, and the
-# images are no safer for it.
+# A number can be reproduced and its claim not stand. Blur at 0.3 leaves the mixtures 92 % of the images, ours as theirs, and
+# the images are no safer for it.
 
 # %% [markdown]
 # ## Exercises
