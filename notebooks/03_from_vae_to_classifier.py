@@ -257,13 +257,13 @@ for axis, formula in zip(axes, ("p(z) p(x|z)", CVAE), strict=True):
 
 # %%
 cvae = load_model("cvae")
-codes = torch.randn(5, 1, 20, generator=torch.Generator().manual_seed(seed)).to(device)
+codes = torch.randn(4, 1, 20, generator=torch.Generator().manual_seed(seed)).to(device)
 every = torch.eye(10, device=device)
 with torch.no_grad():
     painted = cvae.cvae.networks["p(x|z,y)"](
         z=codes, y=every[None]
-    ).mean  # (5, 10, 1, 28, 28)
-_ = figures.image_grid(painted.flatten(0, 1).cpu(), short + [""] * 40)
+    ).mean  # (4, 10, 1, 28, 28)
+_ = figures.image_grid(painted.flatten(0, 1).cpu(), short + [""] * 30)
 
 # %% [markdown]
 # ## Whose picture is nearest?
@@ -930,10 +930,10 @@ if best == "cpu":
 PANELS = {
     ("linf", "fgsm"): "FGSM, as published",
     ("linf", "pgd"): "PGD, as published",
-    ("linf", "pgd-margin"): "PGD on the margin, adaptive",
+    ("linf", "pgd-margin"): "margin PGD, adaptive",
     ("l2", "fgm"): "FGM, as published",
     ("l2", "pgd"): "PGD, as published",
-    ("l2", "pgd-margin"): "PGD on the margin, adaptive",
+    ("l2", "pgd-margin"): "margin PGD, adaptive",
 }
 
 
