@@ -6,6 +6,7 @@ nothing it says "not yet run at full scale"; no number of a quick run ever takes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
@@ -15,7 +16,8 @@ from matplotlib.figure import Figure
 from hybridgen_lib import figures
 from hybridgen_lib.results import NOT_RUN
 
-__all__ = ["PROTOCOL_TITLES", "curves_by_protocol", "differences", "percent", "rates", "stages", "survivors", "verdicts"]
+__all__ = ["PROTOCOL_TITLES", "beside", "curves_by_protocol", "differences", "percent", "rates", "stages", "survivors"]
+__all__ += ["verdicts"]
 
 PROTOCOL_TITLES = {"as_published": "as published", "adaptive": "adaptive"}
 
@@ -33,13 +35,33 @@ def percent(value: float, low: float, high: float) -> str:
     return f"{100 * value:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def rates(rows: pd.DataFrame, columns: str = "eps") -> pd.DataFrame:
+def rates(rows: pd.DataFrame, columns: str | list[str] = "eps") -> pd.DataFrame:
     """A table with one row per model and one column per value of ``columns``; cells read "83 [75, 89]", in per cent."""
     if rows.empty:
         return pd.DataFrame({"": [NOT_RUN]}, index=[""])
     cells = [percent(row.value, row.low, row.high) for row in rows.itertuples()]
     shown = rows.assign(cell=cells, n=rows["n"].astype(int), model=pd.Categorical(rows["model"], rows["model"].unique()))
-    return shown.pivot(index=["profile", "seed", "model", "n"], columns=columns, values="cell")
+    return shown.pivot(index=["profile", "seed", "model", "n"], columns=columns, values="cell").fillna(NOT_RUN)
+
+
+def beside(rows: pd.DataFrame, printed: dict[tuple[str, str], float], models: list[str], attacks: list[str]) -> pd.DataFrame:
+    """The document's number and ours for each of ``models`` (lines) and ``attacks`` (pairs of columns), in per cent.
+
+    ``rows`` are recorded accuracies at one radius of one seed, ``printed`` the document's, as shares, by model and attack. An
+    attack for which nothing is printed has our column only; a number that is missing reads "–".
+    """
+    ours = {(row.model, row.attack): percent(row.value, row.low, row.high) for row in rows.itertuples()}
+    columns = [(attack, "document") for attack in attacks if any(attack == said for _, said in printed)]
+    columns = sorted([*columns, *((attack, "ours") for attack in attacks)], key=lambda column: attacks.index(column[0]))
+
+    def cell(model: str, attack: str, whose: str) -> str:
+        if whose == "ours":
+            return ours.get((model, attack), "–")
+        share = printed.get((model, attack), math.nan)
+        return "–" if math.isnan(share) else f"{100 * share:.1f}"
+
+    cells = [[cell(model, *column) for column in columns] for model in models]
+    return pd.DataFrame(cells, index=models, columns=pd.MultiIndex.from_tuples(columns))
 
 
 def curves_by_protocol(rows: pd.DataFrame, titles: dict[str, str], ylabel: str) -> Figure:

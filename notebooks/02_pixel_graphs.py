@@ -377,6 +377,7 @@ for c in grid:
     likelihood.append((-graph.energy(chosen) - graph.log_normaliser()).mean())
     pseudo.append(graph.pseudo_log_likelihood(chosen).mean())
 
+# %% tags=["hide-input"]
 figure, axis = plt.subplots(figsize=(5.6, 2.8))
 for k, (values, name) in enumerate(
     ((likelihood, "log likelihood"), (pseudo, "log pseudo-likelihood"))
@@ -883,16 +884,6 @@ for name in ("mrf", "cnn-mrf"):
         print(f"{name}: {results.NOT_RUN}")
 
 
-def cells(rows, index, columns):
-    """A table of accuracies with intervals, or the words that there are none."""
-    if rows.empty:
-        return pd.DataFrame({"": [results.NOT_RUN]}, index=[""])
-    words = [report.percent(row.value, row.low, row.high) for row in rows.itertuples()]
-    table = rows.assign(cell=words).pivot(index=index, columns=columns, values="cell")
-    table = table.reindex([n for n in shown if n in set(rows.model)], level="model")
-    return table.fillna(results.NOT_RUN)
-
-
 # %% tags=["recorded"]
 clean_rows = (recorded.metric == "clean_accuracy") & (recorded.attack == "none")
 report.rates(recorded[clean_rows], "metric")
@@ -906,9 +897,8 @@ report.rates(recorded[clean_rows], "metric")
 # %% tags=["recorded"]
 accuracies = recorded[recorded.metric == "accuracy"]
 attacked = accuracies[(accuracies.norm == "linf") & (accuracies.protocol == "as_published")]
-index = ["model", "seed", "n"]
 white_box = attacked.attack.isin(["fgsm", "pgd"]) & attacked.eps.isin([0.1, 0.3, 0.5])
-cells(attacked[white_box], index, ["attack", "eps"])
+report.rates(attacked[white_box], ["attack", "eps"])
 
 # %% [markdown]
 # The document's figures for `mrf`, at 0.3 and 0.5: 38.7 and 0.7 under FGSM, 44.4 and 1.8 under PGD. That PGD leaves
@@ -923,7 +913,7 @@ cells(attacked[white_box], index, ["attack", "eps"])
 
 # %% tags=["recorded"]
 hard = accuracies[(accuracies.protocol == "adaptive") & (accuracies.attack == "worst-case")]
-cells(hard, index, "eps")
+report.rates(hard)
 
 
 # %% tags=["recorded"]
@@ -967,7 +957,7 @@ if best == "cpu":  # what the text says of the mixture model and the CNN
 # %% tags=["recorded"]
 simple = ["uniform-noise", "contrast-linear", "contrast-binary", "blur"]
 part = attacked[attacked.attack.isin(simple) & (attacked.eps == 0.3)]
-cells(part, index, "attack")
+report.rates(part, "attack")
 
 # %% [markdown]
 # Ours beats naive Bayes on contrast, loses to it under noise, and is level under blur. The contrast columns owe

@@ -43,6 +43,16 @@ def test_rates_are_cells_in_per_cent_in_the_order_given(recorded):
     assert table.loc[("cpu", 0, "dfx", 100), 0.3] == "90 [83, 94]"
 
 
+def test_the_documents_numbers_stand_beside_ours(recorded):
+    rows = results.load(recorded).query("metric == 'accuracy' and protocol == 'as_published' and eps == 0.1")
+    printed = {("gfz", "fgsm"): 0.813, ("cnn", "fgsm"): float("nan")}
+    table = report.beside(rows, printed, ["cnn", "gfz"], ["fgsm", "worst-case"])
+    assert list(table.index) == ["cnn", "gfz"]
+    assert list(table.columns) == [("fgsm", "document"), ("fgsm", "ours"), ("worst-case", "ours")]
+    assert table.loc["gfz"].tolist() == ["81.3", "80 [71, 87]", "–"]
+    assert table.loc["cnn"].tolist() == ["–", "–", "–"]
+
+
 def test_percent_rounds():
     assert report.percent(0.8349, 0.7, 1.0) == "83 [70, 100]"
 
