@@ -13,8 +13,12 @@ PROFILE = config.get("profile", "quick")
 SEED = config.get("seed", 0)
 DATA = {"quick": "fashion-mini", "cpu": "fashion-mnist", "paper": "fashion-mnist"}
 
+# Which network a model stands on: it is trained first, so that two jobs never train it at once.
+BACKBONE = dict.fromkeys(["dbx-fc1", "gbz-conv9", "gby-conv9", "hybrid-deep", "hybrid-shallow"], "vgg16")
+
 # Which models a chapter uses; a chapter that is not named here uses none.
 DEEP_BAYES = ["gfz", "gfy", "gbz", "gby", "dfx", "dfz", "dbx"]
+FREE_CODE = "code=16,pressure=4"
 MODELS = {
     "01_two_ways_to_classify": ["nb", "gmm", "logreg"],
     "02_pixel_graphs": ["nb", "gmm", "mrf", "cnn", "cnn-mrf", "cnn-vae-crf"],
@@ -26,6 +30,10 @@ MODELS = {
     "05_gradient_attacks": [*DEEP_BAYES, "cnn"],
     "06_beyond_gradients": ["cnn", "gmm", "gfz"],
     "07_is_it_really_robust": ["cnn", "cnn-at", "gmm", "gfz"],
+    "08_causal_vae_head": [
+        *["vgg16", "cama", "hybrid-deep", "hybrid-shallow"],
+        *[f"hybrid-deep@{FREE_CODE}", f"hybrid-shallow@{FREE_CODE}", f"hybrid-shallow@{FREE_CODE},training_m=sampled"],
+    ],
 }
 
 # Which full-scale measurements a document has, on which data, for which models (hybridgen_lib/reproduce says what each is);
@@ -34,16 +42,36 @@ ZOO = ["logreg", "cnn", "cnn-mrf", "cnn-binary", "vae-classifier", "vae-classifi
 ZOO += ["nb", "mrf", "gmm", "cnn-vae", "cnn-vae-binary", "cnn-vae-crf", "cvae", "nn"]
 ZOO_WAYS = ["clean", "clean-mse", "fgsm", "pgd", "fgm", "pgd-l2", "fgsm-code", "pgd-code", "uniform-noise", "gaussian-noise"]
 ZOO_WAYS += ["contrast-linear", "contrast-binary", "blur", "cw", "pgd-margin", "pgd-margin-l2", "worst-case"]
+HEADS = ["hybrid-deep", "hybrid-shallow", f"hybrid-deep@{FREE_CODE}", f"hybrid-shallow@{FREE_CODE}"]
+HYBRID = ["vgg16", "dbx-fc1", "cama", "gbz-conv9", "gby-conv9", *HEADS]
+HYBRID_WAYS = ["fgsm", "pgd-l2", "pgd-linf", "pgd-rms", "pgd-margin-l2", "pgd-margin-linf", "pgd-margin-rms", "worst-case"]
+CHANGES = ["code=16", "code=32", "code=64", "pressure=4", "epochs=5", "epochs=120", "samples=1", "samples=30"]
+CHANGES += ["feature_sigma=0.25", "feature_sigma=2", "pixel_sigma=0.25", "pixel_sigma=2", "scales=learned"]
+CHANGES += ["training_m=sampled", "weight=published"]
+CHANGES += ["code=16,feature_sigma=0.25,pressure=4", "code=16,feature_sigma=2,pressure=4"]
+CHANGES += ["code=16,pixel_sigma=0.25,pressure=4", "code=16,pixel_sigma=2,pressure=4"]
+DEEP_CHANGES = ["feature_sigma=0.25", "feature_sigma=2", "pixel_sigma=0.25", "pixel_sigma=2"]
+ABLATION = [f"hybrid-shallow@{change}" for change in CHANGES] + [f"hybrid-deep@{change}" for change in DEEP_CHANGES]
+WAYS = ["clean", "clean-no-m", *HYBRID_WAYS, "masking", "brief-ce", "brief-margin"]
 MEASUREMENTS = {
     "deepbayes": ("fashion-mnist", [*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin", "worst-case"]),
     "zoo": ("mnist", ZOO, ZOO_WAYS),
+    "hybrid": ("fashion-mnist", [*HYBRID, *ABLATION], WAYS),
+    "hybrid-cifar10": ("cifar10-jpeg", [*HYBRID, *ABLATION], WAYS),
+    "hybrid-cifar100": ("cifar100", HYBRID, WAYS),
+    "hybrid-tiny": ("tiny-imagenet-32", ["vgg19", *HEADS], ["clean"]),
 }
+AT = {"hybrid": ["cpu"], "hybrid-cifar10": ["paper"], "hybrid-cifar100": ["paper"], "hybrid-tiny": ["paper"]}  # else at both
+SOURCE = {"hybrid": "vgg16", "hybrid-cifar10": "vgg16", "hybrid-cifar100": "vgg16", "hybrid-tiny": "vgg19"}  # else cnn
 CODE = ["logreg", "nn", "cnn", "nb", "mrf", "gmm", "cnn-vae"]
-ONLY = {"clean-mse": ["cvae"], "fgsm-code": CODE, "pgd-code": CODE}
+ONLY = {"zoo": {"clean-mse": ["cvae"], "fgsm-code": CODE, "pgd-code": CODE}}
+ONLY["hybrid"] = {"clean-no-m": [*HEADS, *ABLATION, "cama"], "brief-ce": ABLATION, "brief-margin": ABLATION}
+ONLY["hybrid"] |= {way: HYBRID for way in [*HYBRID_WAYS, "masking"]}
 
 
 def ways_of(document, model):
-    return [way for way in MEASUREMENTS[document][2] if model in ONLY.get(way, [model])]
+    only = ONLY.get(document.partition("-")[0], {})
+    return [way for way in MEASUREMENTS[document][2] if model in only.get(way, [model])]
 
 
 CHAPTERS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.py"))
@@ -76,6 +104,13 @@ def trained(wildcards, names, data=None):
     return [f"build/trained/{folder}/{name}" for name in names]
 
 
+def backbone_of(wildcards):
+    name = BACKBONE.get(wildcards.name.partition("@")[0])
+    if name and wildcards.data.startswith("tiny"):
+        name = "vgg19"
+    return [f"build/trained/{wildcards.data}/{wildcards.profile}-s{wildcards.seed}/{name}"] if name else []
+
+
 def models_of(wildcards):
     return trained(wildcards, MODELS.get(wildcards.chapter, []))
 
@@ -83,17 +118,20 @@ def models_of(wildcards):
 def model_to_measure(wildcards):
     """The model, unless everything about it is on file already: then nobody needs it."""
     run = f"{wildcards.profile}-s{wildcards.seed}"
-    folder = Path("results", wildcards.document)
-    recorded = [*folder.glob(f"*/{wildcards.model}-{run}-*.json"), *folder.glob(f"*/{wildcards.model}@*-{run}-*.json")]
+    document, data = wildcards.document.partition("-")[0], MEASUREMENTS[wildcards.document][0]
+    names = [wildcards.model, *(["cvae@rule=mse"] if wildcards.model == "cvae" else [])]
+    recorded = [path for name in names for path in Path("results", document, data).glob(f"{name}-{run}-*")]
     ways = ways_of(wildcards.document, wildcards.model)
     files = len(ways) + 3 * ("worst-case" in ways)  # which writes one for each of its four attacks
-    return [] if len(recorded) >= files else trained(wildcards, [wildcards.model], MEASUREMENTS[wildcards.document][0])
+    source = [SOURCE.get(wildcards.document, "cnn")] if "worst-case" in ways else []
+    return [] if len(recorded) >= files else trained(wildcards, [wildcards.model, *source], data)
 
 
 def measured(wildcards):
     """What a chapter at full scale shows, so it runs after it; at the quick profile it shows what is on file."""
     folder = f"{wildcards.profile}-s{wildcards.seed}"
-    pairs = [(document, model) for document, (_, models, _) in MEASUREMENTS.items() for model in models]
+    at = [document for document in MEASUREMENTS if wildcards.profile in AT.get(document, [wildcards.profile])]
+    pairs = [(document, model) for document in at for model in MEASUREMENTS[document][1]]
     jobs = [(document, model, way) for document, model in pairs for way in ways_of(document, model)]
     return [] if wildcards.profile == "quick" else [f"build/measured/{d}/{folder}/{model}/{way}" for d, model, way in jobs]
 
@@ -107,7 +145,7 @@ rule reproduce:
 
 
 rule train:
-    input: RECIPES
+    input: RECIPES, backbone_of
     output: "build/trained/{data}/{profile}-s{seed}/{name}"
     log: "build/logs/{data}-{profile}-s{seed}-{name}.txt"
     threads: 1

@@ -1,8 +1,8 @@
 """Run every benchmark, keep the raw repetitions, and rewrite and print the report."""
 
-from benchmarks import attacks, autoattack, cost, report, scores, smallest, two_classes
+from benchmarks import attacks, autoattack, cost, hybrid, report, scores, smallest, training, two_classes
 
-for benchmark in (attacks, two_classes, autoattack, smallest, scores, cost):
+for benchmark in (attacks, two_classes, autoattack, smallest, scores, cost, hybrid, training):
     benchmark.main()
 report.README.write_text(report.render())
 print(report.README.read_text())

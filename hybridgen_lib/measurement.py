@@ -19,8 +19,10 @@ from .classifier import check_choice, check_number, wilson
 
 __all__ = ["METRICS", "Estimate", "Outcomes", "paired_difference"]
 
-METRICS = ("clean_accuracy", "accuracy", "success_rate")
-"""Accuracy before and after the attack, over all images; the attack's success rate, over correctly classified images."""
+PAIRED_METRICS = ("clean_accuracy", "accuracy", "success_rate")
+METRICS = (*PAIRED_METRICS, "accuracy_drop")
+"""Accuracy before and after the attack, over all images; the attack's success rate, over correctly classified images; how far
+accuracy falls from before to after."""
 
 
 class Estimate(NamedTuple):
@@ -89,7 +91,7 @@ class Outcomes:
         raise ValueError(f"eps must be one of the measured {self.epsilons}, got {eps}")
 
     def estimate(self, metric: str, eps: float | None = None) -> Estimate:
-        """One metric, at one radius, with its Wilson interval over images.
+        """One metric, at one radius, with its Wilson interval over images (a drop: that of :func:`paired_difference`).
 
         Fractions of draws vary less than outcomes of 0 and 1 with the same mean, so for a stochastic model it errs on the
         wide side; a bootstrap is too narrow next to 0 and 1, where broken models stand.
@@ -100,6 +102,8 @@ class Outcomes:
         if metric == "clean_accuracy":
             return _mean(self.clean)
         right = self.at(eps)
+        if metric == "accuracy_drop":
+            return _paired_mean(self.clean - right, 1.0)
         return _mean(right) if metric == "accuracy" else _mean(1 - right[self.clean >= 0.5])
 
     def table(self) -> pd.DataFrame:
@@ -163,7 +167,7 @@ def paired_difference(
     The interval is that of Agresti and Min (2005) for matched proportions: half an image added to each cell of the 2 x 2
     table, then Wald. In terms of per-image differences it also covers fractions, and it keeps a width where all images agree.
     """
-    check_choice(metric, "metric", METRICS)
+    check_choice(metric, "metric", PAIRED_METRICS)
     place = {i: k for k, i in enumerate(b.index)}
     rows = [k for k, i in enumerate(a.index) if i in place]
     if not rows:

@@ -11,12 +11,16 @@ from hybridgen_lib.classifier import frozen_noise
 from hybridgen_lib.recipes import RECIPES, build
 
 DENSE = {"hidden": 4, "code": 2}
+ON_TOP = {**DENSE, "width": 1 / 32, "samples": 2}
 SIZES = {  # the others are small convolutional networks
     "gmm": {"components": 2},
     **{name: {} for name in ("nb", "logreg", "mrf")},
     "nn": {"hidden": 4},
     **dict.fromkeys(("vae-classifier", "vae-classifier-pretrained"), DENSE),
     "cvae": {**DENSE, "samples": 3},
+    **{name: {"width": 1 / 32} for name in ("vgg16", "vgg19")},
+    **dict.fromkeys(("gbz-conv9", "gby-conv9", "dbx-fc1"), ON_TOP),
+    **{name: {**ON_TOP, "manipulation": 2} for name in ("hybrid-shallow", "hybrid-deep")},
 }
 FEW = {"stop_when_fooled": False, "steps": 2}
 ATTACKS = {
@@ -43,7 +47,8 @@ def model_of(name: str) -> torch.nn.Module:
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_every_attack_runs_on_every_classifier(name):
     model, ones = model_of(name), torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)).sigmoid()
-    state = torch.random.get_rng_state()
+    state, flags = torch.random.get_rng_state(), [parameter.requires_grad for parameter in model.parameters()]
+    modes, before = [part.training for part in model.modules()], {k: v.clone() for k, v in model.state_dict().items()}
     for attack, ball in ATTACKS.values():
         with frozen_noise(model):
             x_adv = attack(model, ones, torch.tensor([0, 3]), ball, generator=torch.Generator().manual_seed(1))
@@ -53,11 +58,14 @@ def test_every_attack_runs_on_every_classifier(name):
         assert x_adv.min() >= 0
         assert x_adv.max() <= 1
     assert model.training  # as it was built
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert [part.training for part in model.modules()] == modes
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("name", ["cnn", "gmm", "gfz"])
+@pytest.mark.parametrize("name", ["cnn", "gmm", "gfz", "hybrid-deep"])
 def test_images_of_one_model_are_tried_on_another(name):
     x, y = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3])
     x_adv = attacks.transfer(model_of(name), x, y, Linf(0.1), source=model_of("cnn"), steps=2)

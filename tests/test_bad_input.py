@@ -22,8 +22,12 @@ from hybridgen_lib.evaluation import (
     smallest_outcomes,
 )
 from hybridgen_lib.measurement import Outcomes
+from hybridgen_lib.models.backbones import FeatureTap, Vgg
+from hybridgen_lib.models.deep_bayes import deep_bayes_on_features
 from hybridgen_lib.models.factorization import Factorization
+from hybridgen_lib.models.hybrid import causal_head
 from hybridgen_lib.results import claim_verdict, number_verdict, order_verdict
+from hybridgen_lib.training import fit, negative_elbo, shifted_and_mirrored
 
 X, Y = torch.rand(3, 1, 28, 28), torch.tensor([0, 1, 2])
 NAN, BRIGHT = X.clone(), X * 2 + 0.1
@@ -43,6 +47,8 @@ ATTACKS = [
 TWO = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 2))
 NANS = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
 NANS[1].bias.data.fill_(float("nan"))
+SMALL = {"hidden": 4, "code": 2, "manipulation": 2, "samples": 2}
+HEAD = partial(causal_head, torch.nn.Flatten(), (1, 28, 28), 10, **SMALL)
 ESTIMATE = Outcomes([0, 1], torch.tensor([1.0, 0.0])).estimate("clean_accuracy")
 
 
@@ -260,6 +266,28 @@ def test_smallest_outcomes(change, name):
         (lambda: recipes.build("cnn", (1, 28, 28), 10, seed=0.5), "seed"),
         (lambda: recipes.build("cnn", (1, 28, 28), 10, width=0), "width"),
         (lambda: recipes.build("gfz", (1, 28, 28), 10, samples=1.5), "samples"),
+        (lambda: recipes.recipe_of("gfz@code"), "name"),
+        (lambda: recipes.trained("gfy@code=0"), "code"),
+        (lambda: recipes.trained("hybrid@code=4"), "name"),
+        (lambda: recipes.build("hybrid-deep", (1, 28, 28), 10, backbone="resnet"), "backbone"),
+        (lambda: recipes.build("vgg16", (1, 28, 28), 10, shift=-1), "shift"),
+        (lambda: Vgg(13, (1, 28, 28), 10), "depth"),
+        (lambda: FeatureTap(small_cnn(), "conv1"), "after"),
+        (lambda: FeatureTap(len, "conv1"), "backbone"),
+        (lambda: FeatureTap(small_cnn(), "1").calibrate(BRIGHT), "x"),
+        (lambda: HEAD(pixel_sigma=0.0), "pixel_sigma"),
+        (lambda: HEAD(feature_sigma=float("nan")), "feature_sigma"),
+        (lambda: HEAD(scales="some"), "scales"),
+        (lambda: HEAD(weight="half"), "weight"),
+        (lambda: HEAD().do(w=0), "variable"),
+        (lambda: HEAD().do(x1=0), "variable"),
+        (lambda: HEAD().with_samples(0), "samples"),
+        (lambda: deep_bayes_on_features("gfz", torch.nn.Flatten(), (1, 28, 28), 10), "name"),
+        (lambda: negative_elbo(warm_up=1.5), "warm_up"),
+        (lambda: negative_elbo(pressure=-1), "pressure"),
+        (lambda: shifted_and_mirrored(negative_elbo(), 0.5), "pixels"),
+        (lambda: fit(HEAD(), negative_elbo(), {"x1": X.flatten(1)[:2], "x2": X.flatten(1)}, Y, epochs=1), "x"),
+        (lambda: fit(HEAD(), negative_elbo(), {"x1": X.flatten(1), "x2": X.flatten(1)}, Y[:2], epochs=1), "y"),
         (lambda: recipes.choose_device("gpu"), "device"),
         (lambda: recipes.trained("cnn", 3), "data"),
         (lambda: figures.image_grid(NAN), "an image"),

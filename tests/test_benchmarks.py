@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 
+from benchmarks import hybrid, timing, training
 from benchmarks.report import README, render
 from benchmarks.timing import RAW, interleaved
 
@@ -14,7 +16,7 @@ def test_the_report_is_the_one_the_raw_repetitions_give():
 
 def test_every_benchmark_keeps_its_repetitions_and_says_on_what_machine():
     names = {path.stem for path in RAW.glob("*.json")}
-    assert names >= {"attacks", "autoattack", "cost", "scores", "smallest", "two_classes"}
+    assert names >= {"attacks", "autoattack", "cost", "hybrid", "scores", "smallest", "training", "two_classes"}
     for name in names:
         content = json.loads((RAW / f"{name}.json").read_text())
         assert {"processor", "cores", "threads used", "torch"} <= set(content["machine"])
@@ -40,3 +42,50 @@ def test_cases_take_turns_after_an_unmeasured_round(repetitions):
     seconds = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repetitions)
     assert order == ["a", "b"] * (repetitions + 1)
     assert [len(values) for values in seconds.values()] == [repetitions] * 2
+
+
+TINY = {
+    hybrid: {"PROFILE": "quick", "CLASSES": (3,), "IMAGES": 2, "REPETITIONS": 2, "BATCHES": (1,), "VGG_CALLS": 2},
+    training: {"SIZES": {"quick": {"batches": 1, "head batches": 1, "repetitions": 2, "warm-up": False}}},
+}
+
+
+@pytest.mark.parametrize("benchmark", TINY, ids=lambda module: module.__name__)
+def test_tiny_sizes_give_a_report(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "RAW", tmp_path)
+    for name, value in TINY[benchmark].items():
+        monkeypatch.setattr(benchmark, name, value)
+    monkeypatch.setattr(hybrid, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    benchmark.main()
+    (path,) = tmp_path.glob("*.json")
+    tables, text = json.loads(path.read_text())["tables"], render(tmp_path)
+    assert all(second > 0 for table in tables for case in table["cases"] for second in case["seconds"])
+    for table in tables:
+        assert f"## {table['title']}\n" in text
+        assert all(f"\n| {case['case']} | " in text for case in table["cases"])
+
+
+def test_the_whole_training_adds_up_to_the_epochs_of_the_recipes(monkeypatch):
+    seconds = {training.PLAIN: [64 * 2.0], training.FEATURES: [64 * 3.0], training.HEAD: [128 * 5.0]}
+    seconds |= {f"VGG16, adversarial, {attack}": [64 * 7.0] for attack in training.STEPS}
+    monkeypatch.setattr(training, "interleaved", lambda *_: seconds)
+    recipes = {"vgg16": {"epochs": 10, "batch_size": 32, "width": 1.0}, "hybrid-shallow": {"epochs": 20, "batch_size": 64}}
+    monkeypatch.setattr(training, "_cases", lambda profile, size: {})
+    for name, settings in recipes.items():
+        monkeypatch.setitem(training.RECIPES[name].settings, "quick", settings)
+    epoch, whole = training._tables("quick", {"batches": 2, "head batches": 2, "repetitions": 1, "warm-up": True})
+    assert {case["case"]: case["seconds"] for case in epoch["cases"]}[training.HEAD] == [5000.0]
+    assert {case["case"]: case["seconds"][0] for case in whole["cases"]} == {
+        "VGG16": 10 * 2.0,
+        **{f"VGG16, adversarial, {attack}": 10 * 7.0 for attack in training.STEPS},
+        "VGG16, features and head": 10 * 2.0 + 3.0 + 20 * 5.0,
+    }
+
+
+def test_memory_is_measured_from_the_process_as_it_was_before_the_call():
+    torch.ones(250 * 2**20)  # the peak of this process, a GiB, is none of a fresh one's
+    memory, seconds = hybrid.in_fresh_process(
+        hybrid.peak_and_seconds, "hybrid-shallow", hybrid.one_call, 50, 4, "quick", "cpu"
+    )
+    assert 0.01 < memory < 0.5
+    assert seconds > 0

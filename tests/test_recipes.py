@@ -11,8 +11,10 @@ from hybridgen_lib import data, recipes, training
 from hybridgen_lib.attacks import Linf
 from hybridgen_lib.classifier import SCORE_KINDS, Classifier
 from hybridgen_lib.measurement import Outcomes
-from hybridgen_lib.recipes import PROFILES, RECIPES, cache_path, trained
+from hybridgen_lib.models.backbones import FeatureTap
+from hybridgen_lib.recipes import PROFILES, RECIPES, cache_path, recipe_of, trained
 from hybridgen_lib.recipes import __main__ as command
+from hybridgen_lib.recipes.hybrid import HYBRID
 
 TINY = {"width": 2, "hidden": 4, "epochs": 1}
 
@@ -142,8 +144,316 @@ def test_every_recipe_has_every_profile(name, profile):
     assert all(set(changed) <= set(recipe.settings["paper"]) for changed in recipe.on.values())
     if name == "gmm":
         assert model.log_weights.shape == (10, 10 if profile == "quick" else 60)
-    if "width" in recipe.settings[profile]:  # a convolutional network
+    if name in HYBRID and name != "cama":
+        assert recipe.settings[profile]["width"] == {"quick": 1 / 8, "cpu": 1 / 4, "paper": 1}[profile]
+    elif "width" in recipe.settings[profile]:  # a convolutional network
         assert recipe.settings[profile]["width"] == (64 if profile == "paper" else 32)
+
+
+# ---------------------------------------------------------------- names with changes
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "changes"),
+    [
+        ("gfz", "gfz", {}),
+        ("gfz@", "gfz", {}),
+        ("gfz@code=16", "gfz", {"code": 16}),
+        ("hybrid-deep@code=16,weight=published", "hybrid-deep", {"code": 16, "weight": "published"}),
+        ("hybrid-deep@pixel_sigma=0.1,feature_sigma=1e-2,", "hybrid-deep", {"pixel_sigma": 0.1, "feature_sigma": 0.01}),
+        ("hybrid-deep@after=conv9,backbone=vgg19", "hybrid-deep", {"after": "conv9", "backbone": "vgg19"}),
+        ("cnn@epochs=0", "cnn", {"epochs": 0}),
+    ],
+)
+def test_a_name_may_speak_of_settings(name, recipe, changes):
+    assert recipe_of(name) == (recipe, changes)
+    assert [type(value) for value in recipe_of(name)[1].values()] == [type(value) for value in changes.values()]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("hybrid@code=4", "^name must be one of cnn, gfz"),
+        ("", "^name must be one of cnn, gfz"),
+        ("@code=4", "^name must be one of cnn, gfz"),
+        (None, "^name must be"),
+        (3, "^name must be"),
+        ("gfz@code", r"^name must read recipe@setting=value,setting=value, each setting once; got 'gfz@code'"),
+        ("gfz@code=4;width=2", "^code must be an integer >= 1, got '4;width=2'"),
+        ("gfz@=4", "^setting of 'gfz' must be one of"),
+        ("gfz@cod=4", "^setting of 'gfz' must be one of"),
+        ("gfz@seed=4", "^setting of 'gfz' must be one of"),
+        ("gfz@weight=published", "^setting of 'gfz' must be one of"),
+        ("gfz@code=", "^code must be an integer >= 1, got ''"),
+        ("gfz@code=0", "^code must be an integer >= 1"),
+        ("gfz@code=4.5", "^code must be an integer >= 1"),
+        ("gfz@code=nan", "^code must be an integer >= 1"),
+        ("gfz@learning_rate=inf", "^learning_rate must be a number >= 0"),
+        ("hybrid-deep@images=-1", "^images must be an integer >= 0"),
+        ("hybrid-deep@pressure=-1", "^pressure must be a number >= 0"),
+    ],
+)
+def test_a_wrong_name_or_change_is_named_before_data_are_read(name, words, monkeypatch):
+    monkeypatch.setattr(recipes.cache.datasets, "load", lambda *a: pytest.fail("data were read"))
+    with pytest.raises(ValueError, match=words):
+        trained(name, "fashion-mini")
+
+
+HEAD = {"width": 1 / 32, "hidden": 4, "code": 2, "samples": 2, "epochs": 1}
+CAUSAL = {**HEAD, "manipulation": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("hybrid-deep", {"backbone": "vgg11"}, "^backbone must be one of vgg16, vgg19"),
+        ("hybrid-deep", {"backbone": "gfz"}, "^backbone must be one of vgg16, vgg19"),
+        ("hybrid-deep", {"after": "conv14"}, "^after must name a module"),
+        ("hybrid-deep", {"after": 9}, "^after must name a module"),
+        ("hybrid-deep", {"weight": "half"}, "^weight must be one of full, published"),
+        ("hybrid-deep", {"weight": 1}, "^weight must be one of full, published"),
+        ("hybrid-deep", {"scales": "free"}, "^scales must be one of fixed, learned"),
+        ("hybrid-deep", {"training_m": "one"}, "^training_m must be one of zero, sampled"),
+        ("hybrid-deep", {"pixel_sigma": 0}, "^pixel_sigma must be a number >= 1e-06"),
+        ("hybrid-deep", {"feature_sigma": 0}, "^feature_sigma must be a number >= 1e-06"),
+        ("hybrid-deep", {"width": 1 / 65}, "^width must be a number >= "),
+        ("cama", {"training_m": "one"}, "^training_m must be one of zero, sampled"),
+        ("gbz-conv9", {"after": "conv14"}, "^after must name a module"),
+        ("gbz-conv9", {"warm_up": 2}, "^warm_up must be a number in"),
+        ("gbz", {"warm_up": 2}, "^warm_up must be a number in"),
+    ],
+)
+@pytest.mark.parametrize("call", [trained, recipes.clean_outcomes])
+def test_a_wrong_word_is_named_before_anything_is_trained(images, monkeypatch, call, name, changes, words):
+    monkeypatch.setattr(recipes.recipe, "fit", lambda *a, **k: pytest.fail("something was trained"))
+    small = TINY if name in ("cama", "gbz") else CAUSAL if name == "hybrid-deep" else HEAD
+    with pytest.raises(ValueError, match=words):
+        call(name, images, **{**small, **changes})
+
+
+def test_a_whole_number_may_be_written_as_a_float(images):
+    assert trained("gfz@code=4.0", images, **TINY, samples=2).networks["q(z|x,y)"].dims == 4
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("hybrid-deep", "hybrid-deep@pressure=1"),
+        ("hybrid-deep@pressure=2", "hybrid-deep@pressure=2.0"),
+        ("hybrid-deep@code=4,pressure=3.5", "hybrid-deep@pressure=3.5,code=4"),
+        ("hybrid-deep@code=4", "hybrid-deep@code=4.0"),
+        ("hybrid-deep", "hybrid-deep@training_m=zero,weight=full"),
+    ],
+)
+def test_the_same_model_has_one_place_in_the_cache_however_it_is_written(images, one, other):
+    a, b = (cache_path(name, images, **changes) for name, changes in map(recipe_of, (one, other)))
+    assert a == b
+
+
+def test_a_name_with_changes_is_the_recipe_with_them(images, cache, monkeypatch):
+    first = trained("gfz@code=3,samples=2", images, **TINY)
+    path = cache_path("gfz", images, **TINY, code=3, samples=2)
+    assert [p.name for p in cache.iterdir()] == [path.name]
+    assert first.networks["q(z|x,y)"].dims == 3
+    monkeypatch.setattr(recipes.recipe, "fit", lambda *a, **k: pytest.fail("trained again"))
+    again = trained("gfz", images, **TINY, code=3, samples=2)
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert len(recipes.clean_outcomes("gfz@code=3,samples=2", images, **TINY).clean) == 10
+    assert sorted(p.name for p in cache.iterdir()) == sorted([path.name, path.with_suffix(".json").name])
+
+
+def test_a_change_given_beside_the_name_counts(images):
+    model = trained("gfz@code=3", images, **TINY, code=5, samples=2)
+    assert model.networks["q(z|x,y)"].dims == 5
+
+
+# ---------------------------------------------------------------- models on top of a backbone
+
+
+@pytest.fixture
+def few():
+    """Fifty grey images of three classes."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (50, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    y = torch.arange(50) % 3
+    return data.ImageData(x[:40], y[:40], x[40:], y[40:], ("a", "b", "c"), "tiny")
+
+
+ON_TOP = ["hybrid-shallow", "hybrid-deep", "gbz-conv9", "gby-conv9", "dbx-fc1"]
+
+
+@pytest.mark.parametrize("name", ON_TOP)
+def test_the_tap_holds_the_trained_backbone(few, cache, name):
+    small = CAUSAL if name.startswith("hybrid") else HEAD
+    model = trained(name, few, seed=2, **small)
+    backbone = trained("vgg16", few, seed=2, width=1 / 32)
+    fresh = recipes.build("vgg16", (1, 8, 8), 3, seed=2, width=1 / 32)
+    x, tap = data.as_float(few.test_x), model.deterministic["x2"]
+    expected, untrained = (FeatureTap(net, RECIPES[name].settings["quick"]["after"]) for net in (backbone, fresh))
+    torch.testing.assert_close(tap(x) * tap.scale, expected(x))
+    assert not torch.allclose(tap(x) * tap.scale, untrained(x))
+    seen = tap(data.as_float(few.train_x))
+    assert seen.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4)
+    assert tap.scale != 1
+    assert not model.training
+    assert model(x).shape == (10, 3)
+    assert sorted(p.name.split("-tiny")[0] for p in cache.iterdir()) == sorted([name, "vgg16"])
+
+
+def test_a_head_is_trained_once_and_so_is_its_backbone(few, cache, monkeypatch):
+    first = trained("hybrid-deep", few, **CAUSAL)
+    monkeypatch.setattr(recipes.recipe, "fit", lambda *a, **k: pytest.fail("the backbone was trained again"))
+    other = trained("hybrid-shallow", few, **CAUSAL)
+    monkeypatch.setattr(recipes.hybrid, "fit", lambda *a, **k: pytest.fail("the head was trained again"))
+    again = trained("hybrid-deep", few, **CAUSAL)
+    assert len(list(cache.iterdir())) == 3
+    for (name, a), b in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert first.deterministic["x2"].state_dict().keys() != other.deterministic["x2"].state_dict().keys()
+
+
+def test_the_key_of_a_head_holds_that_of_its_backbone(few, monkeypatch):
+    keys = {cache_path("hybrid-deep", few, **CAUSAL)}
+    for changes in ({"backbone": "vgg19"}, {"width": 1 / 16}, {"after": "conv9"}, {"seed": 1}, {"code": 3}):
+        keys.add(cache_path("hybrid-deep", few, **{**CAUSAL, **changes}))
+    old = RECIPES["vgg16"]
+    longer = {profile: {**changes, "epochs": 99} for profile, changes in old.settings.items()}
+    for changed in ({"version": 99}, {"settings": longer}, {"on": {"tiny": {"epochs": 98}}}):
+        monkeypatch.setitem(RECIPES, "vgg16", dataclasses.replace(old, **changed))
+        keys.add(cache_path("hybrid-deep", few, **CAUSAL))
+    assert len(keys) == 9
+    monkeypatch.setitem(RECIPES, "vgg16", old)
+    monkeypatch.setitem(RECIPES, "vgg19", dataclasses.replace(RECIPES["vgg19"], version=99))
+    assert cache_path("hybrid-deep", few, **CAUSAL) in keys
+    assert cache_path("hybrid-deep", few, **CAUSAL, backbone="vgg19") not in keys
+
+
+def test_a_killed_head_goes_on_on_the_same_backbone(few, cache, monkeypatch):
+    whole = trained("hybrid-deep", few, **{**CAUSAL, "epochs": 3})
+    for path in cache.glob("hybrid-*"):
+        path.unlink()
+    saved, calls = training.save_atomically, []
+
+    def killed_after_two(state, path):
+        saved(state, path)
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_atomically", killed_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            trained("hybrid-deep", few, **{**CAUSAL, "epochs": 3})
+    assert len(list(cache.glob("*.partial"))) == 1
+    resumed = trained("hybrid-deep", few, **{**CAUSAL, "epochs": 3})
+    assert not list(cache.glob("*.partial"))
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize(("training_m", "learns"), [("zero", False), ("sampled", True)])
+@pytest.mark.parametrize("name", ["hybrid-deep", "cama"])
+def test_q_of_m_learns_if_the_recipe_says_so(few, name, training_m, learns):
+    small = CAUSAL if name == "hybrid-deep" else {**TINY, "code": 2, "manipulation": 2, "samples": 2}
+    start = recipes.build(name, (1, 8, 8), 3, **small)
+    model = trained(name, few, **small, training_m=training_m)
+    q_m = str(model.guide.factor_of("m"))
+    moved = [
+        not torch.equal(a, b) for a, b in zip(start.networks[q_m].parameters(), model.networks[q_m].parameters(), strict=True)
+    ]
+    assert any(moved) == learns
+    assert any(not torch.equal(a, b) for a, b in zip(start.parameters(), model.parameters(), strict=True))
+
+
+def test_a_head_may_see_fewer_images_than_there_are(few, monkeypatch):
+    counts, fit = [], recipes.hybrid.fit
+
+    def spy(model, objective, x, y, **run):
+        counts.append({name: len(part) for name, part in x.items()} | {"y": len(y)})
+        return fit(model, objective, x, y, **run)
+
+    monkeypatch.setattr(recipes.hybrid, "fit", spy)
+    model = trained("hybrid-deep", few, **CAUSAL, images=16)
+    trained("dbx-fc1", few, **HEAD)
+    assert counts == [{"x1": 16, "x2": 16, "y": 16}, {"x2": 40, "y": 40}]
+    part = model.deterministic["x2"](data.as_float(few.train_x[:16]))
+    assert part.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "on", "backbone", "after"),
+    [
+        ("hybrid-shallow", "cifar10", "vgg16", "conv9"),
+        ("hybrid-shallow", "fashion-mini", "vgg16", "conv9"),
+        ("hybrid-shallow", "cifar100", "vgg16", "conv12"),
+        ("hybrid-shallow", "tiny-imagenet", "vgg19", "conv14"),
+        ("hybrid-shallow", "tiny-imagenet-32", "vgg19", "conv14"),
+        ("hybrid-deep", "cifar10", "vgg16", "dense1"),
+        ("hybrid-deep", "cifar100", "vgg16", "dense1"),
+        ("hybrid-deep", "tiny-imagenet", "vgg19", "dense2"),
+        ("hybrid-deep", "tiny-imagenet-32", "vgg19", "dense2"),
+    ],
+)
+def test_features_are_taken_where_the_document_takes_them_on_this_data(few, name, on, backbone, after):
+    small = {key: value for key, value in CAUSAL.items() if key != "epochs"}
+    model = recipes.build(name, (1, 8, 8), 3, data=on, **small)
+    same = FeatureTap(recipes.build(backbone, (1, 8, 8), 3, width=1 / 32), after)
+    assert model.deterministic["x2"].state_dict().keys() == same.state_dict().keys()
+    images = dataclasses.replace(few, name=on)
+    path = cache_path(name, images, **small)
+    assert path == cache_path(name, images, **small, backbone=backbone, after=after)
+    assert path != cache_path(name, images, **small, backbone=backbone, after="conv2")
+    chosen = recipes.build(name, (1, 8, 8), 3, data=on, **small, after="conv2")
+    assert {key.split(".")[1] for key in chosen.deterministic["x2"].state_dict() if key != "scale"} == {"conv1", "conv2"}
+
+
+def test_a_head_on_tiny_imagenet_stands_on_vgg19(few, cache):
+    images = dataclasses.replace(few, name="tiny-imagenet-32")
+    model = trained("hybrid-shallow", images, **CAUSAL)
+    with safe_open(cache_path("hybrid-shallow", images, **CAUSAL), framework="pt") as file:
+        settings = json.loads(file.metadata()["note"])["settings"]
+    assert (settings["backbone"], settings["after"]) == ("vgg19", "conv14")
+    assert sorted(p.name.split("-tiny")[0] for p in cache.iterdir()) == ["hybrid-shallow", "vgg19"]
+    x, tap = data.as_float(few.test_x), model.deterministic["x2"]
+    expected = FeatureTap(trained("vgg19", images, width=1 / 32), "conv14")
+    torch.testing.assert_close(tap(x) * tap.scale, expected(x))
+
+
+def test_settings_of_a_head_reach_it(few):
+    changes = {"pixel_sigma": 0.2, "feature_sigma": 0.4, "scales": "learned", "weight": "published", "hidden": 5}
+    model = recipes.build("hybrid-deep", (1, 8, 8), 3, **{**CAUSAL, **changes})
+    decoder = model.networks["p(x1,x2|y,z,m)"]
+    assert type(model).__name__ == "PublishedWeight"
+    assert (decoder.sigmas, decoder.learned_scales) == ((0.2, 0.4), True)
+    assert decoder.mlp.first.weight.shape[0] == 5
+    assert (model.samples, model.networks["q(m|x1,x2,y)"].dims, model.networks["q(z|x1,x2,y,m)"].dims) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(("shift", "calls"), [(0, []), (3, [3])])
+def test_a_backbone_is_shown_shifted_images_if_its_recipe_says_so(few, monkeypatch, shift, calls):
+    shifts, augmented = [], recipes.hybrid.shifted_and_mirrored
+
+    def noted(objective, pixels):
+        shifts.append(pixels)
+        return augmented(objective, pixels)
+
+    monkeypatch.setattr(recipes.hybrid, "shifted_and_mirrored", noted)
+    trained("vgg16", few, width=1 / 32, epochs=1, shift=shift)
+    assert shifts == calls
+
+
+def test_a_backbone_learns_from_any_number_of_images(few):
+    odd = dataclasses.replace(few, train_x=few.train_x[:33], train_y=few.train_y[:33])
+    trained("vgg16", odd, width=1 / 32, epochs=1, batch_size=16)
+
+
+@pytest.mark.parametrize("name", HYBRID)
+def test_the_models_take_large_colour_images_of_many_classes(name):
+    sizes = {"cama": {**TINY, "code": 2}, "vgg16": {"width": 1 / 32}, "vgg19": {"width": 1 / 32}}.get(name, HEAD)
+    model = recipes.build(name, (3, 64, 64), 200, data="tiny-imagenet", **sizes).eval()
+    with torch.no_grad():
+        assert model(torch.rand(2, 3, 64, 64)).shape == (2, 200)
 
 
 @pytest.mark.parametrize(

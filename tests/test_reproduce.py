@@ -170,6 +170,7 @@ def test_the_graph_runs_every_job():
     for document, (data_set, models, _) in told["MEASUREMENTS"].items():
         plan = DOCUMENTS[document]
         assert (data_set, tuple(models)) == (plan.data, plan.models)
+        assert set(told["AT"].get(document, ["cpu", "paper"])) == set(plan.stand_in)
         assert {model: told["ways_of"](document, model) for model in models} == {model: plan.ways(model) for model in models}
 
 

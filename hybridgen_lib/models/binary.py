@@ -39,5 +39,5 @@ class BinaryInput(nn.Module):
 class BinaryLatentVariableClassifier(LatentVariableClassifier):
     """A latent-variable classifier whose image is binarised wherever it enters: in the guide and in the likelihood."""
 
-    def infer(self, x: Tensor, y: Tensor, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return super().infer(binarise(x), y, noise)
+    def observe(self, x: Tensor) -> dict[str, Tensor]:
+        return super().observe(binarise(x))

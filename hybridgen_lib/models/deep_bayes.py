@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import nn
 
 from hybridgen_lib.classifier import check_choice
+from hybridgen_lib.models.backbones import features_of
 from hybridgen_lib.models.factorization import DEEP_BAYES
 from hybridgen_lib.models.latent import LatentVariableClassifier
 from hybridgen_lib.models.networks import (
@@ -19,11 +20,14 @@ from hybridgen_lib.models.networks import (
     ImageFactor,
     StandardNormal,
     UniformClasses,
+    VectorFactor,
 )
 
-__all__ = ["GUIDE", "deep_bayes", "deep_bayes_network"]
+__all__ = ["GUIDE", "ON_FEATURES", "deep_bayes", "deep_bayes_network", "deep_bayes_on_features"]
 
 GUIDE = "q(z|x,y)"
+ON_FEATURES = ("gbz", "gby", "dbx")
+"""The three that Deep Bayes also puts on top of a VGG."""
 
 
 def deep_bayes(
@@ -67,3 +71,34 @@ def deep_bayes_network(
         "q(z|x,y)": lambda: GaussianFactor({"x": hidden, "y": classes}, [hidden], code, trunk()),
     }
     return makers[check_choice(factor, "factor", makers)]()
+
+
+def deep_bayes_on_features(
+    name: str,
+    tap: nn.Module,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    hidden: int = 1000,
+    code: int = 128,
+    samples: int = 10,
+) -> LatentVariableClassifier:
+    """Deep Bayes' "gbz", "gby" or "dbx" with the features of an image in its place, untrained.
+
+    ``tap`` maps images (B, channels, H, W) to features (B, F). Dense networks with two hidden layers (one in p(y|z) of DBX and
+    in p(z|y)) of ``hidden`` units; a code of 128; features are Normal with sigma 1/sqrt 2 around a linear output:
+    the sizes of the code released with Deep Bayes for CIFAR-10.
+    """
+    formula = DEEP_BAYES[check_choice(name, "name", ON_FEATURES)].replace("x", "x2")
+    guide, features = GUIDE.replace("x", "x2"), features_of(tap, image_shape)
+    networks = {
+        "p(z)": lambda: StandardNormal(code),
+        "p(y)": lambda: UniformClasses(classes),
+        "p(y|z)": lambda: CategoricalFactor({"z": code}, [hidden] * (2 if name == "gbz" else 1), classes),
+        "p(z|y)": lambda: GaussianFactor({"y": classes}, [hidden], code),
+        "p(z|x2)": lambda: GaussianFactor({"x2": features}, [hidden, hidden], code),
+        "p(x2|z)": lambda: VectorFactor({"z": code}, [hidden, hidden], features),
+        "q(z|x2,y)": lambda: GaussianFactor({"x2": features, "y": classes}, [hidden, hidden], code),
+    }
+    made = {factor: networks[factor]() for factor in [*formula.split(), guide] if factor != "p(x2)"}
+    return LatentVariableClassifier(formula, guide, made, deterministic={"x2": tap}, classes=classes, samples=samples)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, OneHotCategorical
 
-from hybridgen_lib.models.pixels import NormalPixels
+from hybridgen_lib.models.pixels import DEEP_BAYES_SIGMA, NormalPixels, PixelNormal
 
 __all__ = [
     "CategoricalFactor",
@@ -29,6 +29,7 @@ __all__ = [
     "SmallCNN",
     "StandardNormal",
     "UniformClasses",
+    "VectorFactor",
 ]
 
 
@@ -112,6 +113,17 @@ class GaussianFactor(nn.Module):
     def forward(self, **inputs: Tensor) -> Distribution:
         mean, log_sigma = self.mlp(inputs).chunk(2, dim=-1)
         return Independent(Normal(mean, log_sigma.exp(), validate_args=False), 1, validate_args=False)
+
+
+class VectorFactor(nn.Module):
+    """p(v | inputs) of an observed vector: Normals of one ``sigma`` around a mean that an MLP gives. Vectors (..., dims)."""
+
+    def __init__(self, sizes: dict[str, int], widths: list[int], dims: int, sigma: float = DEEP_BAYES_SIGMA):
+        super().__init__()
+        self.mlp, self.sigma = ConditionalMLP(sizes, widths, dims), sigma
+
+    def forward(self, **inputs: Tensor) -> Distribution:
+        return PixelNormal(self.mlp(inputs), self.sigma, axes=1)
 
 
 class CategoricalFactor(nn.Module):

@@ -66,14 +66,15 @@ class FieldPixels(nn.Module):
 class PixelNormal(Distribution):
     """Independent Normals of one sigma around an image ``mean`` (..., channels, H, W); log_prob sums over the pixels.
 
-    ``Independent(Normal(mean, sigma), 3)`` is the same density, but builds three more tensors of the size of all pixels.
+    With ``axes=1`` it is a vector (..., D) in place of an image. ``Independent(Normal(mean, sigma), axes)`` is the same
+    density, but builds three more tensors of the size of all pixels.
     """
 
     arg_constraints: ClassVar[dict] = {}
 
-    def __init__(self, mean: Tensor, sigma: float):
+    def __init__(self, mean: Tensor, sigma: float, axes: int = 3):
         self.mean_image, self.sigma = mean, sigma
-        super().__init__(mean.shape[:-3], mean.shape[-3:], validate_args=False)
+        super().__init__(mean.shape[:-axes], mean.shape[-axes:], validate_args=False)
 
     @property
     def mean(self) -> Tensor:
@@ -81,7 +82,7 @@ class PixelNormal(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         pixels = math.prod(self.event_shape)
-        squared = (value - self.mean_image).square().sum((-3, -2, -1))
+        squared = (value - self.mean_image).square().sum(tuple(range(-len(self.event_shape), 0)))
         return -squared / (2 * self.sigma**2) - pixels * math.log(self.sigma * math.sqrt(2 * math.pi))
 
 

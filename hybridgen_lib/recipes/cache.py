@@ -22,32 +22,72 @@ from hybridgen_lib.classifier import check_choice, check_number
 from hybridgen_lib.evaluation import fraction_right
 from hybridgen_lib.measurement import Outcomes
 from hybridgen_lib.recipes.deepbayes import DEEPBAYES
+from hybridgen_lib.recipes.hybrid import BACKBONES, HYBRID
 from hybridgen_lib.recipes.recipe import PROFILES, Recipe
 from hybridgen_lib.recipes.robust import ROBUST
 from hybridgen_lib.recipes.zoo import ZOO
 
-__all__ = ["RECIPES", "build", "cache_path", "choose_device", "clean_outcomes", "trained"]
+__all__ = ["RECIPES", "build", "cache_path", "choose_device", "clean_outcomes", "recipe_of", "trained"]
 
-RECIPES: dict[str, Recipe] = {**DEEPBAYES, **ZOO, **ROBUST}
+MAY_BE_ZERO = ("epochs", "images", "shift")
+"""Whole-number settings for which 0 means something: no training, all images, no augmentation."""
+RECIPES: dict[str, Recipe] = {**DEEPBAYES, **ZOO, **ROBUST, **HYBRID}
+
+
+def recipe_of(name: str) -> tuple[str, dict]:
+    """The recipe and the changes that a name such as ``"hybrid-deep@code=16,weight=published"`` speaks of."""
+    if not isinstance(name, str):
+        raise ValueError(f"name must be one of {', '.join(RECIPES)}; got {name!r}")
+    recipe, _, rest = name.partition("@")
+    changes = {}
+    for part in filter(None, rest.split(",")):
+        setting, equals, value = part.partition("=")
+        if not equals or setting in changes:
+            raise ValueError(f"name must read recipe@setting=value,setting=value, each setting once; got {name!r}")
+        changes[setting] = _value(value)
+    return check_choice(recipe, "name", RECIPES), changes
+
+
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 def _settings(name: str, profile: str, changes: dict, data: str | None = None) -> dict:
+    changes = dict(changes)
     recipe = RECIPES[check_choice(name, "name", RECIPES)]
     settings = {**recipe.settings[check_choice(profile, "profile", PROFILES)], **recipe.on.get(data, {})}
     for change, value in changes.items():
         check_choice(change, f"setting of {name!r}", settings)
-        if isinstance(settings[change], str):  # a word, which the model's class checks
+        if isinstance(settings[change], str):  # a word; which there are, the model's class knows
+            if change == "backbone":
+                check_choice(value, "backbone", BACKBONES)
             continue
         whole = isinstance(settings[change], int)
-        check_number(value, change, low=1 if whole and change != "epochs" else 0, integer=whole)
+        check_number(value, change, low=1 if whole and change not in MAY_BE_ZERO else 0, integer=whole)
+        changes[change] = type(settings[change])(value)  # 2 and 2.0 are one setting, and one key of the cache
     return {**settings, **changes}
 
 
 def build(
-    name: str, image_shape: tuple[int, int, int], classes: int, profile: str = "quick", seed: int = 0, **changes
+    name: str,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    profile: str = "quick",
+    seed: int = 0,
+    data: str | None = None,
+    **changes,
 ) -> nn.Module:
-    """The untrained model of a recipe, its weights drawn from ``seed``; the global random state is left as it was."""
-    settings = _settings(name, profile, changes)
+    """The untrained model of a recipe, its weights drawn from ``seed``; the global random state is left as it was.
+
+    ``data`` names the data set it is for, where a recipe has other settings for some.
+    """
+    name, changes = _with_changes(name, changes)
+    settings = _settings(name, profile, changes, data)
     check_number(seed, "seed", low=0, integer=True)
     check_number(classes, "classes", low=2, integer=True)
     if len(image_shape) != 3 or min(image_shape) < 1:
@@ -57,10 +97,19 @@ def build(
         return RECIPES[name].build(settings, tuple(image_shape), classes)
 
 
+def _with_changes(name: str, changes: dict) -> tuple[str, dict]:
+    name, said = recipe_of(name)
+    return name, {**said, **changes}
+
+
 def cache_path(name: str, data: datasets.ImageData, profile: str = "quick", seed: int = 0, **changes) -> Path:
     """Where ``trained`` keeps this model: under ``HYBRIDGEN_CACHE``, by default ``build/models``."""
+    name, changes = _with_changes(name, changes)
     settings = _settings(name, profile, changes, data.name)
-    key = json.dumps([name, RECIPES[name].version, settings, data.checksum, seed], sort_keys=True)
+    parts = [name, RECIPES[name].version, settings, data.checksum, seed]
+    if "backbone" in settings:
+        parts.append(cache_path(settings["backbone"], data, profile, seed, width=settings["width"]).stem)
+    key = json.dumps(parts, sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     folder = Path(os.environ.get("HYBRIDGEN_CACHE") or datasets.cache_folder().with_name("models"))
     return folder / f"{name}-{Path(data.name).name}-{profile}-s{seed}-{digest}.safetensors"
@@ -96,7 +145,7 @@ def trained(
     """The trained model of a recipe, in evaluation mode: out of the cache, or trained where it stands and then kept.
 
     Args:
-        name: a recipe, such as ``"gfz"`` (``RECIPES`` lists them).
+        name: a recipe, such as ``"gfz"`` (``RECIPES`` lists them), with changes or without: ``"gfz@code=16"``.
         data: a data set by name, or one already loaded.
         profile: ``"quick"``, ``"cpu"`` or ``"paper"``.
         root: where the data set lies (see :func:`hybridgen_lib.data.load`).
@@ -104,23 +153,26 @@ def trained(
 
     A killed training leaves a checkpoint of its last epoch; the next call goes on from there.
     """
+    name, changes = _with_changes(name, changes)
     _settings(name, profile, changes)  # a wrong argument is named before data are read
     check_number(seed, "seed", low=0, integer=True)
     images = _images(data, root)
     settings = _settings(name, profile, changes, images.name)
     place = choose_device(device)
-    model = build(name, images.train_x.shape[1:], len(images.classes), profile, seed, **changes)
+    model = build(name, images.train_x.shape[1:], len(images.classes), profile, seed, images.name, **changes)
     path = cache_path(name, images, profile, seed, **changes)
     if not path.exists():
         start = time.perf_counter()
         partial = path.with_suffix(".partial")
         run = {"seed": seed, "device": place, "checkpoint": partial, "label": f"{name} on {images.name}"}
+        if "backbone" in settings:
+            run["backbone"] = trained(settings["backbone"], images, profile, seed, device=device, width=settings["width"])
         history = RECIPES[name].train(model, settings, images, **run)
         note = {"recipe": name, "version": RECIPES[name].version, "settings": settings, "data": images.name, "seed": seed}
         note |= {"objective": history, "seconds": round(time.perf_counter() - start, 1), "torch": torch.__version__}
         _save(model, path, note)
         for checkpoint in path.parent.glob(f"{path.stem}*.partial"):  # a recipe may have one for each stage
-            checkpoint.unlink()
+            checkpoint.unlink(missing_ok=True)
     with safe_open(path, framework="pt") as file:
         model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (not a dict)
     return model.to(place).eval()
@@ -136,6 +188,7 @@ def clean_outcomes(
     **changes,
 ) -> Outcomes:
     """Which of the first 1,000 test images :func:`trained` classifies right, one draw each; kept beside the model."""
+    name, changes = _with_changes(name, changes)
     images = _images(data, root)
     path = cache_path(name, images, profile, seed, **changes).with_suffix(".json")
     if not path.exists():

@@ -15,14 +15,16 @@ __all__ = ["PROFILES", "Recipe", "by_gradient"]
 PROFILES = ("quick", "cpu", "paper")
 
 Trainer = Callable[..., list[float]]
-"""``train(model, settings, images, *, seed, device, checkpoint, label)`` trains in place and returns its history."""
+"""``train(model, settings, images, *, seed, device, checkpoint, label)`` trains in place and returns its history. A model on
+top of another network also gets ``backbone``, that network, trained."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What to build and how to train it: ``settings`` by profile; what they mean is ``build`` and ``train``.
 
-    ``on`` holds the settings of the training that are others on a data set, by its name. All enter the key of the cache.
+    ``on`` holds the settings that are others on a data set, by its name. A setting called ``backbone`` is the name of the
+    recipe that the model stands on. All enter the key of the cache.
     """
 
     version: int
@@ -37,6 +39,7 @@ def by_gradient(objective: Callable[[dict], Objective]) -> Trainer:
 
     def train(model: nn.Module, settings: dict, images: ImageData, **run) -> list[float]:
         schedule = {key: settings[key] for key in ("epochs", "batch_size", "learning_rate", "final_learning_rate")}
-        return fit(model, objective(settings), images.train_x, images.train_y, **schedule, **run)
+        count = settings.get("images") or len(images.train_x)
+        return fit(model, objective(settings), images.train_x[:count], images.train_y[:count], **schedule, **run)
 
     return train

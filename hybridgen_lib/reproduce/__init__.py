@@ -9,11 +9,20 @@ A job whose file is there does nothing, so a table may take several sittings and
 from functools import partial
 
 from hybridgen_lib.reproduce.deepbayes import DEEPBAYES
+from hybridgen_lib.reproduce.hybrid import HYBRID, HYBRID_CIFAR10, HYBRID_CIFAR100, HYBRID_TINY
 from hybridgen_lib.reproduce.jobs import run
 from hybridgen_lib.reproduce.zoo import ZOO
 
 __all__ = ["DOCUMENTS", "reproduce"]
 
-DOCUMENTS = {"deepbayes": DEEPBAYES, "zoo": ZOO}
+DOCUMENTS = {
+    "deepbayes": DEEPBAYES,
+    "zoo": ZOO,
+    "hybrid": HYBRID,
+    "hybrid-cifar10": HYBRID_CIFAR10,
+    "hybrid-cifar100": HYBRID_CIFAR100,
+    "hybrid-tiny": HYBRID_TINY,
+}
+"""A document's plan, or several on different data, told apart behind a dash."""
 
 reproduce = partial(run, DOCUMENTS)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 from torch import nn
 
 from hybridgen_lib import data as datasets
@@ -16,7 +17,7 @@ from hybridgen_lib.attacks.balls import Ball, Linf
 from hybridgen_lib.classifier import check_choice
 from hybridgen_lib.evaluation import SUITES, adaptive_outcomes, attack_outcomes
 from hybridgen_lib.measurement import Outcomes
-from hybridgen_lib.recipes import RECIPES, choose_device, trained
+from hybridgen_lib.recipes import RECIPES, choose_device, recipe_of, trained
 
 __all__ = ["Document", "Job", "Measurement", "clean", "curve", "run", "worst_case"]
 
@@ -53,19 +54,22 @@ class Job:
 class Measurement:
     """One way to measure a model for a document: the key of its results, its settings, and how the outcomes come about.
 
-    ``measure`` gives the outcomes, or several by the name of the attack, of which that in ``key`` is written last. ``only``
-    names the models it is for; none means all.
+    ``measure`` gives the outcomes, or several by the name of the attack, of which that in ``key`` is written last, or a
+    masking report. ``only`` names the models it is for; none means all.
     """
 
     key: dict
     settings: dict
-    measure: Callable[[Job], Outcomes | dict[str, Outcomes]]
+    measure: Callable[[Job], Outcomes | dict[str, Outcomes] | pd.DataFrame]
     only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Document:
-    """A document's full-scale plan: which models on which data set, measured how, and the chapter that shows it."""
+    """A document's full-scale plan: which models on which data set, measured how, and the chapter that shows it.
+
+    A model is a recipe's name, with changes or without. The profiles of ``stand_in`` are those at which there is a plan.
+    """
 
     data: str
     chapter: str
@@ -73,6 +77,8 @@ class Document:
     measurements: dict[str, Measurement]
     stand_in: dict[str, str]  # by profile: how our networks differ from the document's, or nothing
     exact: tuple[str, ...] = ()  # models that are the document's at every profile
+    claim_data: str = ""  # the document's data set that this one stands in for, if it is another
+    source: str = "cnn"  # the plain network whose adversarial images are tried on the others
 
     def ways(self, model: str) -> list[str]:
         """The measurements that ``model`` has, by name."""
@@ -146,17 +152,29 @@ def run(
     plan = documents[check_choice(document, "document", documents)]
     check_choice(model, "model", plan.models)
     way = plan.measurements[check_choice(measurement, "measurement", plan.ways(model))]
-    check_choice(profile, "profile", results.PROFILES)
+    check_choice(profile, "profile", plan.stand_in)
     images = datasets.load(plan.data, data_root)
-    key = {"document": document, "data": images, "model": model, "profile": profile, "seed": seed, "chapter": plan.chapter}
+    key = {"document": document.partition("-")[0], "data": images, "model": model, "profile": profile, "seed": seed}
+    key |= {"chapter": plan.chapter, "claim_data": plan.claim_data}
     key |= {"stand_in": "" if model in plan.exact else plan.stand_in[profile], **way.key}
     path = results.path_of(results_root, **key)
+    if key["attack"] == "masking-report":
+        path = path.with_suffix(".csv")
     if not path.exists():
         place = choose_device(device)
         network = trained(model, images, profile, seed, device=device)
-        other = partial(trained, "cnn", images, profile, seed + (model == "cnn"), device=device)  # never the same network
-        settings = {"recipe_version": RECIPES[model].version, "samples": getattr(network, "samples", 1), **way.settings}
+        # never the same network
+        other = partial(trained, plan.source, images, profile, seed + (model == plan.source), device=device)
+        settings = {
+            "recipe_version": RECIPES[recipe_of(model)[0]].version,
+            "samples": getattr(network, "samples", 1),
+            **way.settings,
+        }
+        if "backbone" in (recipe := RECIPES[recipe_of(model)[0]].settings[profile]):
+            settings["backbone_version"] = RECIPES[recipe["backbone"]].version
         outcomes = way.measure(Job(network, images, profile, seed, other))
+        if isinstance(outcomes, pd.DataFrame):
+            return results.record_report(outcomes, results_root, device=str(place), **key)
         for attack, part in (outcomes if isinstance(outcomes, dict) else {key["attack"]: outcomes}).items():
             results.record(part, results_root, device=str(place), settings=settings, **(key | {"attack": attack}))
     return path

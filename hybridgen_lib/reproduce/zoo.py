@@ -68,7 +68,7 @@ def released_cnn_vae(model: LatentVariableClassifier) -> LatentVariableClassifie
     are the same and their gradient comes through the guide alone."""
     twin = copy.copy(model)
 
-    def infer(x: Tensor, y: Tensor, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def infer(x: dict[str, Tensor], y: Tensor, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         values, log_q = model.infer(x, y, noise)
         return {**values, "x": values["x"].detach()}, log_q
 

@@ -1,7 +1,7 @@
 """Full-scale results on file, the documents' claims, and both side by side with a verdict."""
 
 from hybridgen_lib.results.documents import NOT_RUN, REASONS, claims
-from hybridgen_lib.results.files import DOCUMENTS, PROFILES, PROTOCOLS, load, path_of, record
+from hybridgen_lib.results.files import DOCUMENTS, PROFILES, PROTOCOLS, load, path_of, record, record_report, reports
 from hybridgen_lib.results.verdicts import claim_verdict, number_verdict, order_verdict, scoreboard
 
 __all__ = [
@@ -17,5 +17,7 @@ __all__ = [
     "order_verdict",
     "path_of",
     "record",
+    "record_report",
+    "reports",
     "scoreboard",
 ]

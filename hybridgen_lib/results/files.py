@@ -21,13 +21,15 @@ from hybridgen_lib.classifier import check_choice, check_number
 from hybridgen_lib.data import ImageData
 from hybridgen_lib.measurement import Outcomes
 
-__all__ = ["DOCUMENTS", "PROFILES", "PROTOCOLS", "file_of", "load", "path_of", "read", "record", "rows_of"]
+__all__ = ["DOCUMENTS", "PROFILES", "PROTOCOLS", "file_of", "load", "path_of", "read", "record", "record_report", "reports"]
+__all__ += ["rows_of"]
 
 DOCUMENTS = ("hybrid", "deepbayes", "interpretable", "zoo", "causalib")
 PROFILES = ("paper", "cpu")  # the better one first; a quick run is never recorded
 PROTOCOLS = ("as_published", "adaptive")
 _KEY = ("document", "data", "claim_data", "model", "profile", "seed", "protocol", "attack", "norm", "steps")
 _KEY += ("reading", "variant", "stand_in", "chapter")
+_REPORT_KEY = ("document", "data", "claim_data", "model", "profile", "seed", "stand_in", "chapter")
 
 
 def folder(root) -> Path:
@@ -85,23 +87,45 @@ def record(
         raise ValueError(f"outcomes speak of image {max(outcomes.index)}, but {data.name} has {len(data.test_x)} test images")
     key = _full_key(data=data, **key)
     _check_outcomes(key, outcomes)
-    provenance = {
+    provenance = _provenance(data, device) | {"settings": dict(settings or {}), "seconds": round(sum(outcomes.seconds), 3)}
+    content = {"key": key, "provenance": provenance, "rows": rows_of(outcomes), "outcomes": outcomes.to_dict()}
+    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'), allow_nan=False)}" for k, v in content.items())
+    return _write(folder(root) / file_of(key), "{" + lines + "}\n")
+
+
+def record_report(table: pd.DataFrame, root: str | Path | None = None, *, data: ImageData, device: str = "cpu", **key) -> Path:
+    """Write a masking report to its file, a CSV beside the runs of its model, and return the path.
+
+    ``table`` is what :func:`~hybridgen_lib.evaluation.masking_report` gives; the key is that of :func:`record`.
+    """
+    key = _full_key(data=data, **key)
+    table = table.assign(**{name: key[name] for name in _REPORT_KEY}, **_provenance(data, device))
+    return _write((folder(root) / file_of(key)).with_suffix(".csv"), table.to_csv(index=False))
+
+
+def reports(root: str | Path | None = None) -> pd.DataFrame:
+    """Every recorded masking report: columns sign, value, passes, verdict, meaning, n, its key and provenance."""
+    tables = [pd.read_csv(path) for path in sorted(folder(root).rglob("*.csv")) if not path.name.startswith(".")]
+    empty = pd.DataFrame(columns=["sign", "value", "passes", "verdict", "meaning", "n", *_REPORT_KEY])
+    return pd.concat(tables, ignore_index=True) if tables else empty
+
+
+def _provenance(data: ImageData, device: str) -> dict:
+    return {
         "version": __version__,
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "changed_since": bool(_git("status", "--porcelain", "--", ".")),  # is the library what that commit holds?
         "device": str(device),
-        "settings": dict(settings or {}),
         "torch": torch.__version__,
         "data_checksum": data.checksum,
-        "seconds": round(sum(outcomes.seconds), 3),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
-    path = folder(root) / file_of(key)
+
+
+def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"key": key, "provenance": provenance, "rows": rows_of(outcomes), "outcomes": outcomes.to_dict()}
     part = path.with_name(f".{os.getpid()}-{path.name}")
-    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'), allow_nan=False)}" for k, v in content.items())
-    part.write_text("{" + lines + "}\n")
+    part.write_text(text)
     os.replace(part, path)
     return path
 

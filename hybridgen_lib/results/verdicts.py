@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from hybridgen_lib.classifier import check_choice
-from hybridgen_lib.measurement import Estimate, paired_difference
+from hybridgen_lib.measurement import METRICS, Estimate, paired_difference
 from hybridgen_lib.results.documents import NOT_RUN, claims
 from hybridgen_lib.results.files import DOCUMENTS, PROFILES, PROTOCOLS, file_of, read
 
@@ -76,7 +76,7 @@ def _candidates(items: list[dict], claim, model: str, attack: str, protocol: str
         key, clean = item["key"], claim.metric == "clean_accuracy"
         same_data = key["data"] == claim.data or (key["stand_in"] and key["claim_data"] == claim.data)
         about = key["document"] == claim.document and same_data and key["model"] == model and not key["variant"]
-        if not about or key["reading"] not in ("", claim.reading):
+        if not about or (key["reading"] and key["reading"] not in claim.reading.split("; ")):
             continue
         if clean or attack == "none":
             fits = key["attack"] == "none"
@@ -128,7 +128,7 @@ def _verdict(claim, protocol: str, ours: Estimate, stand_in: str) -> str:
 def _score(items: list[dict], claim, protocol: str) -> list[dict]:
     """One row for each recorded seed of the best recorded profile, or one row that says why there is none."""
     nothing = [{"protocol": protocol, "reason": NOT_RUN}]
-    if claim.kind == "ratio" or claim.metric.removesuffix("_rise") not in ("clean_accuracy", "accuracy", "success_rate"):
+    if claim.kind == "ratio" or claim.metric.removesuffix("_rise") not in METRICS:
         return nothing
     sides = [_candidates(items, claim, claim.model, claim.attack, protocol, claim.eps)]
     if claim.versus:
