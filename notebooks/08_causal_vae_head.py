@@ -197,7 +197,8 @@ with torch.no_grad(), frozen_noise(shallow, seed):
 
 # %% [markdown]
 # `LatentVariableClassifier` reads the two formulas and does this for any of them. Deep CAMA, and the document's baselines GBZ,
-# GBY and DBX on features, are other formulas given to the same class.
+# GBY and DBX on features, are other formulas given to the same class. The document calls these baselines "adversarially
+# robustified", once "adversarially trained". Nothing in it says how, and ours have seen no attacked image.
 
 # %%
 print(HYBRID, "\n" + HYBRID_GUIDE)

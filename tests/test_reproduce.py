@@ -10,7 +10,8 @@ from test_attacks_on_models import SIZES
 
 from hybridgen_lib import attacks, data, recipes, reproduce, results
 from hybridgen_lib.classifier import frozen_noise
-from hybridgen_lib.reproduce import DOCUMENTS, jobs, zoo
+from hybridgen_lib.evaluation import masking
+from hybridgen_lib.reproduce import DOCUMENTS, hybrid, jobs, zoo
 from hybridgen_lib.reproduce.deepbayes import DEEPBAYES
 
 TINY = {"width": 2, "hidden": 4, "epochs": 1}
@@ -26,7 +27,7 @@ def small(monkeypatch, tmp_path):
         jobs,
         "trained",
         lambda name, images, profile, seed, device: recipes.build(
-            name, (1, 8, 8), 3, **SIZES.get(name, {"width": 2, "hidden": 4})
+            name, (1, 8, 8), 3, **SIZES.get(name.partition("@")[0], {"width": 2, "hidden": 4})
         ).eval(),
     )
     monkeypatch.setattr(jobs, "CLEAN_IMAGES", 20)
@@ -81,6 +82,46 @@ def test_every_attack_of_zoo_writes_its_file(small, model, monkeypatch):
     linf = table.query("metric == 'accuracy' and protocol == 'as_published' and norm == 'linf'")
     samples = model.startswith("cnn-vae") or model == "cvae"
     assert set(linf["n"]) == {6 if samples else 3}  # of these one answer is dear
+
+
+@pytest.mark.parametrize("model", ["vgg16", "cama", "hybrid-deep@code=16,pressure=4", "hybrid-shallow@scales=learned"])
+def test_every_measurement_of_hybrid_writes_its_file(small, model, monkeypatch):
+    monkeypatch.setattr(hybrid, "MASKING_IMAGES", 2)
+    monkeypatch.setattr(masking, "QUERIES", 5)
+    plan = DOCUMENTS["hybrid"]
+    paths = [reproduce.reproduce("hybrid", model, way, results_root=small) for way in plan.ways(model)]
+    assert len({path.name for path in paths}) == len(paths)
+    assert all(path.exists() for path in paths)
+    table = results.load(small)
+    assert set(table["model"]) == {model}
+    assert (table["claim_data"] == "cifar10").all()
+    assert (table["stand_in"] != "").all()
+    sheet = results.reports(small)
+    if model in hybrid.ABLATION:
+        assert sheet.empty
+        assert set(table["eps"].dropna()) == {0.05, 0.1}
+        return
+    assert set(sheet["sign"]) == set(masking.SIGNS)
+    assert set(sheet["model"]) == {model}
+    rms = table[table["reading"] == hybrid.READINGS["rms"]]
+    assert set((rms["eps"].dropna() / 8).round(6)) == set(hybrid.EPSILONS)  # of 8 x 8 pixels
+    assert set(table[table["attack"] == "worst-case"]["eps"].dropna()) == {0.05, 0.1, 0.2, 0.3}
+
+
+def test_every_claim_of_chapter_08_has_a_job():
+    board = results.claims().query("document == 'hybrid' and chapter == '08' and key != ''")
+    plans = [plan for name, plan in DOCUMENTS.items() if name.startswith("hybrid")]
+    assert set(board["data"]) == {plan.claim_data for plan in plans}
+    for claim in board.itertuples():
+        plan = next(p for p in plans if p.claim_data == claim.data and "paper" in p.stand_in)
+        ways = [plan.measurements[name] for model in {claim.model, claim.versus or claim.model} for name in plan.ways(model)]
+        for protocol in ("as_published", "adaptive"):
+            if claim.attack == "none":
+                assert any(way.key["attack"] == "none" and not way.key.get("reading") for way in ways)
+                continue
+            fits = [w for w in ways if w.key["protocol"] == protocol and w.key.get("norm") == claim.norm]
+            readings = {w.key.get("reading", "") for w in fits if protocol == "adaptive" or w.key["attack"] == claim.attack}
+            assert readings & {"", *claim.reading.split("; ")}, claim.key
 
 
 def test_one_model_is_measured_by_both_of_its_rules(small):

@@ -386,6 +386,42 @@ def test_the_board_refuses_what_does_not_exist():
         scoreboard(chapter="5")
 
 
+@pytest.mark.parametrize(
+    ("reading", "settles"), [("linf radius", {True}), ("", {True, False}), ("l2 radius as printed", {False})]
+)
+def test_a_claim_of_two_readings_is_settled_by_a_run_of_either(tmp_path, data, reading, settles):
+    there = key(data, document="hybrid", model="hybrid-deep", attack="pgd", steps=30, chapter="08", reading=reading)
+    record(run([0.1, 0.5], (0.05, 0.1)), tmp_path, **there, claim_data="cifar10", stand_in="small images")
+    record(run([0.4, 0.9], (0.05, 0.1)), tmp_path, **there | {"protocol": "adaptive"}, claim_data="cifar10", stand_in="small")
+    board = scoreboard("hybrid", "08", tmp_path).query("kind == 'bound' and attack == 'pgd' and model == 'hybrid-deep'")
+    linf = board[board["norm"] == "linf"]
+    assert set(linf["reading"]) == {"ours is the deep model; linf radius"}
+    assert (linf["verdict"] != "").any() == (True in settles)
+    if True in settles:
+        adaptive = linf[linf["protocol"] == "adaptive"].set_index("eps")["verdict"]
+        assert adaptive.tolist() == ["does not stand (on small)"] * 2
+
+
+def test_a_loss_of_accuracy_is_a_claim_too(tmp_path, data):
+    there = key(replace(data, name="cifar10"), document="hybrid", model="hybrid-deep", chapter="08")
+    record(run([0.05, 0.3], (0.1, 0.2), clean=0.9), tmp_path, **there)
+    board = scoreboard("hybrid", "08", tmp_path).query("metric == 'accuracy_drop' and model == 'hybrid-deep' and ours.notna()")
+    assert board["ours"].round(6).tolist() == [0.2]
+    assert board["verdict"].tolist() == ["differs"]
+
+
+def test_a_masking_report_has_a_file_of_its_own(tmp_path, data):
+    sheet = pd.DataFrame({"sign": ["no gradient"], "value": [0.5], "passes": ["<= 0.01"], "verdict": ["fail"], "n": [20]})
+    there = key(data, protocol="adaptive", attack="masking-report")
+    path = results.record_report(sheet.assign(meaning="words"), tmp_path, **there)
+    assert path.suffix == ".csv"
+    assert load(tmp_path).empty
+    (row,) = results.reports(tmp_path).to_dict("records")
+    assert (row["sign"], row["value"], row["model"], row["profile"]) == ("no gradient", 0.5, "gfz", "cpu")
+    assert row["data_checksum"] == data.checksum
+    assert results.reports(tmp_path / "nothing").empty
+
+
 def test_no_recorded_model_has_collapsed():
     """A model near chance would make every comparison of robustness worthless."""
     clean = load().query("document == 'deepbayes' and metric == 'clean_accuracy' and attack == 'none'")
