@@ -17,7 +17,7 @@ from benchmarks.timing import interleaved, save
 from hybridgen_lib.attacks import Linf
 from hybridgen_lib.data import as_float
 from hybridgen_lib.recipes import RECIPES, build
-from hybridgen_lib.training import Objective, adversarial, cross_entropy, fit, moved, negative_elbo
+from hybridgen_lib.training import Objective, adversarial, cross_entropy, fit, negative_elbo, shifted_and_mirrored
 
 SHAPE, CLASSES, BALL = (3, 32, 32), 10, Linf(8 / 255)
 STEPS = {"FGSM": 1, "PGD-7": 7, "PGD-10": 10}
@@ -73,7 +73,7 @@ def _cases(profile: str, size: dict[str, int]) -> dict[str, Callable[[], object]
     x = torch.randint(256, (count, *SHAPE), dtype=torch.uint8, generator=generator)
 
     def vgg(objective: Objective) -> Callable[[], object]:
-        objective = moved(objective, settings["shift"]) if settings["shift"] else objective
+        objective = shifted_and_mirrored(objective, settings["shift"]) if settings["shift"] else objective
         return partial(_epoch, build("vgg16", SHAPE, CLASSES, profile), objective, x, settings["batch_size"])
 
     hybrid, batch = build("hybrid-shallow", SHAPE, CLASSES, profile), RECIPES["hybrid-shallow"].settings[profile]["batch_size"]

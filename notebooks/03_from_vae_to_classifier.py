@@ -835,7 +835,9 @@ for number, eps in [(number, eps) for number in seeds for eps in (0.3, 0.5)]:
 # is small. The plain network is "always worse" than the VAE classifier, says the document. Under FGSM at 0.1 ours are level.
 #
 # The convolutional family next. `cnn-binary` withstands 0.1 and most of 0.3 even in the worst case, and keeps nothing at
-# 0.5: the cliff from above. `cnn-vae` is far from its row in Table 1.
+# 0.5: the cliff from above. The two binary CNN-VAEs tell the same story. Their worst case leaves more than nine images in ten at
+# 0.1, about two in three at 0.3, and none at 0.5. What the three have in common is not that they draw, but the threshold.
+# `cnn-vae` is far from its row in Table 1.
 
 # %% tags=["recorded"]
 tenth = recorded.query("metric == 'accuracy' and norm == 'linf' and eps == 0.1")
@@ -862,9 +864,10 @@ if best == "cpu":
         assert left(twin, "worst-case", 0.1) < 0.3
         assert left(twin, "fgsm", 0.3) < left("cvae", "fgsm", 0.3)
     assert abs(left("nn", "fgsm", 0.1) - left("vae-classifier", "fgsm", 0.1)) < 0.05
-    assert left("cnn-binary", "worst-case", 0.1) > 0.9
-    assert left("cnn-binary", "worst-case", 0.3) > 0.6
-    assert left("cnn-binary", "worst-case", 0.5) < 0.02
+    for name in ("cnn-binary", "cnn-vae-binary", "cnn-vae-crf"):
+        assert left(name, "worst-case", 0.1) > 0.9
+        assert 0.6 < left(name, "worst-case", 0.3) < 0.75
+        assert left(name, "worst-case", 0.5) < 0.02
 
 # %% [markdown]
 # Why so far? Our network has half the width. And the released code does not attack what its text describes. It asks the
@@ -999,10 +1002,23 @@ with pd.option_context("display.max_colwidth", None):
 
 # %% [markdown]
 # The lead of the CVAE over its twins at 0.3 is reproduced, and it stands by the worst case, by six points. At 0.5 there is
-# nothing left to compare. And a binary network does drop from 0.3 to 0.5, whoever attacks.
+# nothing left to compare. And a binary model does drop from 0.3 to 0.5, whoever attacks.
+#
+# The CNN-VAE family does not keep more than the CNN family as soon as both have a threshold. In the worst case at 0.3
+# `cnn-vae-binary` is eleven points *behind* `cnn-binary`, on the 200 images that both have. And does the field change nothing? It
+# is ahead by six points there, with an interval from one to eleven, and by two under the document's FGSM. These are too few
+# images to call it nothing.
 
 # %%
 if best == "cpu":
+    behind = left("cnn-binary", "worst-case", 0.3) - left(
+        "cnn-vae-binary", "worst-case", 0.3
+    )
+    assert 0.02 < behind < 0.15
+    gain = left("cnn-vae-crf", "worst-case", 0.3) - left(
+        "cnn-vae-binary", "worst-case", 0.3
+    )
+    assert 0.03 < gain < 0.09
     for twin in ("vae-classifier", "vae-classifier-pretrained"):
         lead = left("cvae", "worst-case", 0.3) - left(twin, "worst-case", 0.3)
         assert 0.02 < lead < 0.1
