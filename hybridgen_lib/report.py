@@ -6,8 +6,10 @@ nothing it says "not yet run at full scale"; no number of a quick run ever takes
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -17,7 +19,7 @@ from hybridgen_lib import figures
 from hybridgen_lib.results import NOT_RUN
 
 __all__ = ["PROTOCOL_TITLES", "beside", "curves_by_protocol", "differences", "percent", "rates", "stages", "survivors"]
-__all__ += ["verdicts"]
+__all__ += ["left", "timings", "verdicts"]
 
 PROTOCOL_TITLES = {"as_published": "as published", "adaptive": "adaptive"}
 
@@ -42,6 +44,25 @@ def rates(rows: pd.DataFrame, columns: str | list[str] = "eps") -> pd.DataFrame:
     cells = [percent(row.value, row.low, row.high) for row in rows.itertuples()]
     shown = rows.assign(cell=cells, n=rows["n"].astype(int), model=pd.Categorical(rows["model"], rows["model"].unique()))
     return shown.pivot(index=["profile", "seed", "model", "n"], columns=columns, values="cell").fillna(NOT_RUN)
+
+
+def left(rows: pd.DataFrame, model: str, attack: str, eps: float) -> float:
+    """The recorded accuracy of one model under one attack in linf, the mean over seeds; NaN where there is none."""
+    part = rows[(rows["model"] == model) & (rows["attack"] == attack) & (rows["eps"] == eps)]
+    return part[(part["metric"] == "accuracy") & (part["norm"] == "linf")]["value"].mean()
+
+
+def timings(benchmark: str) -> pd.DataFrame:
+    """What ``benchmarks/<benchmark>.py`` timed last, each case's best against the best of its reference.
+
+    Columns ``timed`` (the table's title), ``case``, ``reference``, ``ratio``; no rows where nothing was timed.
+    """
+    raw, rows = Path(__file__).parents[1] / "benchmarks" / "raw" / f"{benchmark}.json", []
+    for table in json.loads(raw.read_text())["tables"] if raw.exists() else []:
+        best = {case["case"]: min(case["seconds"]) for case in table["cases"]}
+        reference = table["reference"]
+        rows += [(table["title"], case, reference, best[case] / best[reference]) for case in best if case != reference]
+    return pd.DataFrame(rows, columns=["timed", "case", "reference", "ratio"])
 
 
 def beside(rows: pd.DataFrame, printed: dict[tuple[str, str], float], models: list[str], attacks: list[str]) -> pd.DataFrame:

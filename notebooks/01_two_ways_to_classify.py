@@ -67,6 +67,7 @@ from hybridgen_lib.attacks import Linf
 from hybridgen_lib.models.classical import GaussianNaiveBayes
 from hybridgen_lib.models.factorization import Factorization
 
+# %%
 figures.use_style()
 torch.backends.cudnn.deterministic = True  # on a GPU, too, equal calls give equal scores
 torch.backends.cudnn.allow_tf32 = False

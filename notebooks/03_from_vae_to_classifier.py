@@ -42,10 +42,9 @@ data_root = ""
 device = "auto"
 
 # %%
-import json
 import math
 import time
-from pathlib import Path
+from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -60,6 +59,7 @@ from hybridgen_lib.models.autoencoders import NearestPicture
 from hybridgen_lib.models.binary import binarise
 from hybridgen_lib.models.factorization import Factorization
 
+# %%
 figures.use_style()
 torch.backends.cudnn.deterministic = True  # on a GPU, too, equal calls give equal scores
 torch.backends.cudnn.allow_tf32 = False
@@ -851,12 +851,7 @@ table.fillna(results.NOT_RUN) if len(table) else results.NOT_RUN
 
 
 # %%
-def left(model, attack, eps):
-    """The recorded accuracy; NaN where there is none."""
-    part = recorded.query("model == @model and attack == @attack and eps == @eps")
-    return part.query("metric == 'accuracy' and norm == 'linf'").value.mean()
-
-
+left = partial(report.left, recorded)
 if best == "cpu":
     assert left("cvae", "fgsm", 0.3) > 0.15 > 0.1 > left("cvae", "worst-case", 0.3)
     assert left("cvae", "worst-case", 0.1) > 0.65
@@ -1057,22 +1052,11 @@ with pd.option_context("display.max_colwidth", None):
 # denoiser add.
 
 # %% tags=["recorded"]
-raw = Path(recipes.__file__).parents[2] / "benchmarks" / "raw" / "cost.json"
-timings = json.loads(raw.read_text())["tables"] if raw.exists() else []
-rows = []
-for timing in timings:
-    quickest = {case["case"]: min(case["seconds"]) for case in timing["cases"]}
-    reference = quickest.pop(timing["reference"])
-    for case, taken in quickest.items():
-        pair = f"{case} / {timing['reference']}"
-        rows.append(
-            {"timed": timing["title"], "": pair, "ratio": f"{taken / reference:.1f}"}
-        )
-if rows:
-    with pd.option_context("display.max_colwidth", None):
-        display(pd.DataFrame(rows).set_index(["timed", ""]))
-else:
-    print(results.NOT_RUN)
+timed = report.timings("cost")
+timed[""] = timed.case + " / " + timed.reference
+table = timed.set_index(["timed", ""])[["ratio"]].round(1)
+with pd.option_context("display.max_colwidth", None):
+    display(table if len(table) else results.NOT_RUN)
 
 # %% [markdown]
 # When this was written, on a CPU, the direct way took more than a hundred times the seconds of `cnn`, and two classes about

@@ -44,9 +44,8 @@ data_root = ""
 device = "auto"
 
 # %%
-import json
 import math
-from pathlib import Path
+from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -58,6 +57,7 @@ from hybridgen_lib.classifier import frozen_noise
 from hybridgen_lib.measurement import Outcomes, paired_difference
 from hybridgen_lib.models.factorization import Factorization
 from hybridgen_lib.models.hybrid import CAMA, HYBRID, HYBRID_GUIDE
+from hybridgen_lib.reproduce.hybrid import FREE_CODE, READINGS
 
 figures.use_style()
 torch.backends.cudnn.deterministic = True  # on a GPU, too, equal calls give equal scores
@@ -68,7 +68,6 @@ fashion = data.load(
 )
 
 # %%
-FREE = "code=16,pressure=4"  # what it means comes below
 x = data.as_float(fashion.test_x[:400]).to(device)
 y = fashion.test_y[:400].to(device)
 few, few_y = x[:40], y[:40]
@@ -186,6 +185,11 @@ def terms_of(head, x):
     }
 
 
+# %% [markdown]
+# The score adds them up, averages the weights over the samples, and takes the logarithm. The library has the same number.
+
+
+# %%
 def score(terms):
     weights = sum(terms.values()) - math.log(10)
     return torch.logsumexp(weights, 0) - math.log(len(weights))
@@ -232,8 +236,8 @@ for network in ("q(z|x1,x2,y,m)", "p(x1,x2|y,z,m)"):
 # $m$ was drawn in its training, too, and $q(m|\cdot)$ trained. (`code=16, pressure=4` is the subject of a later section.)
 
 # %%
-free = load_model(f"hybrid-shallow@{FREE}")
-sampled = load_model(f"hybrid-shallow@{FREE},training_m=sampled")
+free = load_model(f"hybrid-shallow@{FREE_CODE}")
+sampled = load_model(f"hybrid-shallow@{FREE_CODE},training_m=sampled")
 figure, axes = plt.subplots(1, 2, figsize=(7.4, 2.5), sharey=True)
 pair = {"untrained": free, "trained": sampled}
 for axis, (title, head) in zip(axes, pair.items(), strict=True):
@@ -512,6 +516,7 @@ def signs_of(model):
     }
 
 
+# %%
 signs = pd.DataFrame({name: signs_of(model) for name, model in suspects.items()}).T
 print(signs.round(2).to_string())
 assert signs.drop("vgg16")["lead, nats"].min() > 16.6
@@ -579,7 +584,7 @@ _ = figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
 # %% tags=["recorded"]
 plain = ["vgg16", "dbx-fc1", "gbz-conv9", "gby-conv9", "cama"]
 heads = ["hybrid-shallow", "hybrid-deep"]
-family = [*plain, *heads, *(f"{head}@{FREE}" for head in heads)]
+family = [*plain, *heads, *(f"{head}@{FREE_CODE}" for head in heads)]
 everything = results.load().query("document == 'hybrid' and claim_data == 'cifar10'")
 best = next((p for p in ("paper", "cpu") if p in set(everything.profile)), "")
 everything = everything[everything.profile == best]
@@ -596,13 +601,8 @@ report.rates(none, "m")
 
 
 # %% tags=["recorded", "hide-input"]
-WORDS = {
-    "l2": "l2 radius as printed",
-    "linf": "linf radius",
-    "rms": "l2 radius as root mean square of the pixels",
-}
-PANELS = [("fgsm", ""), *(("pgd", words) for words in WORDS.values())]
-BELOW = [("worst-case", ""), *(("pgd-margin", words) for words in WORDS.values())]
+PANELS = [("fgsm", ""), *(("pgd", words) for words in READINGS.values())]
+BELOW = [("worst-case", ""), *(("pgd-margin", words) for words in READINGS.values())]
 HOW = ["as published", "adaptive"]
 TITLES = [
     *["FGSM, linf", "PGD, l2 as printed", "PGD, linf", "PGD, rms"],
@@ -611,6 +611,7 @@ TITLES = [
 MARKS = dict(zip([*plain, *heads], "osD^vPX", strict=True))
 
 
+# %% tags=["recorded", "hide-input"]
 def draw_line(axis, rows, k, name, style):
     look = {"color": f"C{k}", "ls": style, "marker": MARKS[name], "ms": 4}
     axis.plot(rows.radius, rows.value, **look)
@@ -621,11 +622,11 @@ def draw_panel(axis, attack, reading, number):
     part = recorded.query("metric == 'accuracy' and attack == @attack")
     part = part[(part.reading == reading) & (part.seed == number)]
     numbers = pixels if best == "cpu" else 3072
-    unit = math.sqrt(numbers) if reading == WORDS["rms"] else 1
+    unit = math.sqrt(numbers) if reading == READINGS["rms"] else 1
     part = part.assign(radius=part.eps / unit).sort_values("radius")
     for k, name in enumerate(MARKS):
         draw_line(axis, part[part.model == name], k, name, "-")
-        draw_line(axis, part[part.model == f"{name}@{FREE}"], k, name, "--")
+        draw_line(axis, part[part.model == f"{name}@{FREE_CODE}"], k, name, "--")
     if part.empty:
         words = {"ha": "center", "transform": axis.transAxes, "fontsize": 7}
         axis.text(0.5, 0.5, results.NOT_RUN, **words)
@@ -663,14 +664,9 @@ for number in sorted(recorded.seed.unique()) or [0]:
 
 
 # %% tags=["recorded"]
-def left(model, attack, eps):
-    """The recorded accuracy in linf; NaN where there is none."""
-    part = recorded.query("model == @model and attack == @attack and eps == @eps")
-    return part.query("metric == 'accuracy' and norm == 'linf'").value.mean()
-
-
+left = partial(report.left, recorded)
 if best == "cpu":
-    small = f"hybrid-shallow@{FREE}"
+    small = f"hybrid-shallow@{FREE_CODE}"
     without_attack = none[(none.model == small) & (none.reading == "")].value.mean()
     assert without_attack - left(small, "fgsm", 0.2) < 0.1
     assert left(small, "pgd", 0.1) > 0.5
@@ -696,7 +692,7 @@ _ = report.survivors(report.stages(recorded))
 changed = everything[everything.model.str.startswith("hybrid")]
 changed = changed[changed.seed == changed.seed.min()]
 attacked = changed.query("metric == 'accuracy' and eps == 0.05 and norm == 'linf'")
-attacked = attacked[attacked.reading == WORDS["linf"]]
+attacked = attacked[attacked.reading == READINGS["linf"]]
 none = changed[(changed.attack == "none") & (changed.metric == "clean_accuracy")]
 columns = {
     "clean": none[none.reading == ""],
@@ -726,7 +722,7 @@ ablation if len(ablation) else results.NOT_RUN
 def in_words(claim):
     pair = {claim.model, claim.versus}
     reading = claim.reading.split("; ")[-1]
-    short_of = {words: name for name, words in WORDS.items()}
+    short_of = {words: name for name, words in READINGS.items()}
     where = f" ({claim.attack}, {short_of.get(reading, 'linf')})"
     if claim.metric == "clean_accuracy":
         if claim.kind == "order":
@@ -744,6 +740,7 @@ def in_words(claim):
     return f"GBZ and GBY keep more than VGG16 and DBX{where}"
 
 
+# %% tags=["recorded"]
 board = results.scoreboard(document="hybrid", chapter="08").query("data == 'cifar10'")
 board = board[board.metric.isin(["clean_accuracy", "accuracy", "accuracy_drop"])]
 board = board[board.model != "cited"]  # of others' models
@@ -752,7 +749,7 @@ with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
 
 # %% [markdown]
 # And beside it, whether to trust the attacks: the masking report of every model at 0.05, on its first images (20 for a model that
-# samples, 100 for VGG16). `fail` in a row means that the attack it names was blind, and the middle column of chapter 07 why.
+# samples, 100 for VGG16). A `warn` or `fail` names the sign of chapter 07 that the model shows.
 
 # %% tags=["recorded"]
 sheets = results.reports()
@@ -782,27 +779,10 @@ others.groupby(["data", "metric", "said"]).size().rename("rows").to_frame()
 
 
 # %% tags=["recorded"]
-def ratios(name, titles):
-    """What was timed, as multiples of VGG16 alone."""
-    raw = Path(recipes.__file__).parents[2] / "benchmarks" / "raw" / f"{name}.json"
-    timings = json.loads(raw.read_text())["tables"] if raw.exists() else []
-    rows = {}
-    for timing in timings:
-        quickest = {case["case"]: min(case["seconds"]) for case in timing["cases"]}
-        reference = quickest.pop(timing["reference"])
-        if timing["title"].startswith(titles):
-            rows |= {(timing["title"], case): t / reference for case, t in quickest.items()}
-    return rows
-
-
-timed = pd.Series(
-    {
-        **ratios("training", "The whole training"),
-        **ratios("hybrid", "A prediction"),
-    },
-    name="times VGG16",
-)
-timed.round(1).to_frame() if len(timed) else results.NOT_RUN
+timed = pd.concat([report.timings("training"), report.timings("hybrid")])
+timed = timed[timed.timed.str.startswith(("The whole training", "A prediction"))]
+table = timed.set_index(["timed", "case"])[["ratio"]].round(1)
+table.rename(columns={"ratio": "times VGG16"}) if len(table) else results.NOT_RUN
 
 # %% [markdown]
 # When this was written, on a CPU, PGD training of 7 to 10 steps lay inside "3 to 30", and FGSM training below it. At the
@@ -930,13 +910,17 @@ def wear(tap, x, target, eps, steps):
     return None  # your code here
 
 
+# %%
+with torch.no_grad(), frozen_noise(free, seed):
+    named = free.do(m=0)(few).argmax(1)
+right, own = few[named == few_y][:20], few_y[named == few_y][:20]
+order = torch.arange(len(right)).roll(1)  # each wears the features of the one before
+different = own != own[order]
+right, target, wanted = right[different], right[order][different], own[order][different]
+
+
 def check_worn(answer):
     tap = free.deterministic["x2"]
-    right = few[(free.do(m=0)(few).argmax(1) == few_y)][:20]
-    own = free.do(m=0)(right).argmax(1)
-    order = torch.arange(len(right)).roll(1)
-    different = own != own[order]
-    right, target, wanted = right[different], right[order][different], own[order][different]
     worn = answer(tap, right, target, 0.1, 60)
     assert worn.shape == right.shape
     assert (worn - right).abs().max() <= 0.1 + 1e-6

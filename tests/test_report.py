@@ -1,5 +1,8 @@
 """What a chapter shows of recorded results, and what it says where there are none."""
 
+import json
+import math
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -154,3 +157,28 @@ def test_survivors_give_each_seed_a_bar_and_no_attack_a_negative_share(protocol_
 def test_survivors_of_nothing_say_so(tmp_path, capsys):
     assert report.survivors(report.stages(results.load(tmp_path))) is None
     assert results.NOT_RUN in capsys.readouterr().out
+
+
+def test_what_is_left_is_one_models_accuracy_under_one_attack_in_linf():
+    columns = ["model", "attack", "norm", "metric", "eps", "value"]
+    mine = [("a", "pgd", "linf", "accuracy", 0.1, value) for value in (0.5, 0.7)]
+    others = [
+        ("a", "pgd", "l2", "accuracy", 0.1, 0.9),
+        ("a", "pgd", "linf", "success_rate", 0.1, 0.2),
+        ("b", "pgd", "linf", "accuracy", 0.1, 0.1),
+        ("a", "pgd", "linf", "accuracy", 0.2, 0.0),
+    ]
+    rows = pd.DataFrame([*mine, *others], columns=columns)
+    assert report.left(rows, "a", "pgd", 0.1) == pytest.approx(0.6)
+    assert math.isnan(report.left(rows, "a", "fgsm", 0.1))
+
+
+def test_timings_are_ratios_of_bests(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "__file__", str(tmp_path / "library" / "report.py"))
+    assert report.timings("cost").empty
+    (tmp_path / "benchmarks" / "raw").mkdir(parents=True)
+    cases = [{"case": "plain", "seconds": [2.0, 1.0]}, {"case": "dear", "seconds": [6.0, 5.0]}]
+    content = {"tables": [{"title": "A step", "reference": "plain", "cases": cases}]}
+    (tmp_path / "benchmarks" / "raw" / "cost.json").write_text(json.dumps(content))
+    (row,) = report.timings("cost").to_dict("records")
+    assert row == {"timed": "A step", "case": "dear", "reference": "plain", "ratio": 5.0}

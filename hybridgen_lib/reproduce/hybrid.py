@@ -20,7 +20,7 @@ from hybridgen_lib.evaluation import adaptive_pgd, masking_report
 from hybridgen_lib.measurement import Outcomes
 from hybridgen_lib.reproduce.jobs import Document, Job, Measurement, clean, curve, worst_case
 
-__all__ = ["HYBRID", "HYBRID_CIFAR10", "HYBRID_CIFAR100", "HYBRID_TINY", "READINGS"]
+__all__ = ["FREE_CODE", "HYBRID", "HYBRID_CIFAR10", "HYBRID_CIFAR100", "HYBRID_TINY", "READINGS"]
 
 EPSILONS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 """The document's axis; where its claims stand, at 0.05, 0.1 and 0.2, and some between."""
@@ -37,10 +37,11 @@ READINGS = {
 FREE_CODE = "code=16,pressure=4"
 """Of the head: a small code under pressure leaves the class to y (chapter 08)."""
 HEADS = ("hybrid-deep", "hybrid-shallow")
+FREE_HEADS = tuple(f"{head}@{FREE_CODE}" for head in HEADS)
 MODELS = (
     *("vgg16", "dbx-fc1", "cama", "gbz-conv9", "gby-conv9"),
     *HEADS,
-    *(f"{head}@{FREE_CODE}" for head in HEADS),
+    *FREE_HEADS,
 )
 CHANGES = (
     *("code=16", "code=32", "code=64", "pressure=4", "epochs=5", "epochs=120", "samples=1", "samples=30"),
@@ -106,7 +107,7 @@ def _measurements(worst: tuple[float, ...]) -> dict[str, Measurement]:
     }
     return {
         "clean": Measurement(CLEAN, {}, clean),
-        "clean-no-m": Measurement(no_m, {}, _clean_without_m, only=(*HEADS, *ABLATION, *MODELS[-2:], "cama")),
+        "clean-no-m": Measurement(no_m, {}, _clean_without_m, only=(*HEADS, *FREE_HEADS, *ABLATION, "cama")),
         **{name: replace(way, only=MODELS) for name, way in ways.items()},
         "masking": Measurement(
             {"protocol": "adaptive", "attack": "masking-report", "norm": "linf"}, {}, _masking, only=MODELS
@@ -136,7 +137,7 @@ HYBRID_TINY = Document(
     data="tiny-imagenet-32",
     claim_data="tiny-imagenet",
     chapter="08",
-    models=("vgg19", *HEADS, *MODELS[-2:]),
+    models=("vgg19", *HEADS, *FREE_HEADS),
     measurements={"clean": Measurement(CLEAN, {}, clean)},
     stand_in={"paper": "32 pixels"},
     source="vgg19",

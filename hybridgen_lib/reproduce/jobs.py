@@ -165,13 +165,15 @@ def run(
         network = trained(model, images, profile, seed, device=device)
         # never the same network
         other = partial(trained, plan.source, images, profile, seed + (model == plan.source), device=device)
+        recipe = RECIPES[recipe_of(model)[0]]
         settings = {
-            "recipe_version": RECIPES[recipe_of(model)[0]].version,
+            "recipe_version": recipe.version,
             "samples": getattr(network, "samples", 1),
             **way.settings,
         }
-        if "backbone" in (recipe := RECIPES[recipe_of(model)[0]].settings[profile]):
-            settings["backbone_version"] = RECIPES[recipe["backbone"]].version
+        trained_as = {**recipe.settings[profile], **recipe.on.get(images.name, {})}
+        if "backbone" in trained_as:
+            settings["backbone_version"] = RECIPES[trained_as["backbone"]].version
         outcomes = way.measure(Job(network, images, profile, seed, other))
         if isinstance(outcomes, pd.DataFrame):
             return results.record_report(outcomes, results_root, device=str(place), **key)
