@@ -19,6 +19,7 @@ BACKBONE = dict.fromkeys(["dbx-fc1", "gbz-conv9", "gby-conv9", "hybrid-deep", "h
 # Which models a chapter uses; a chapter that is not named here uses none.
 DEEP_BAYES = ["gfz", "gfy", "gbz", "gby", "dfx", "dfz", "dbx"]
 FREE_CODE = "code=16,pressure=4"
+WAYS_TO_TRAIN = ["mixup", "smoothing", "ciiv", "vib", "causalib", "at-fgsm", "at-pgd"]
 MODELS = {
     "01_two_ways_to_classify": ["nb", "gmm", "logreg"],
     "02_pixel_graphs": ["nb", "gmm", "mrf", "cnn", "cnn-mrf", "cnn-vae-crf"],
@@ -34,6 +35,8 @@ MODELS = {
         *["vgg16", "cama", "hybrid-deep", "hybrid-shallow"],
         *[f"hybrid-deep@{FREE_CODE}", f"hybrid-shallow@{FREE_CODE}", f"hybrid-shallow@{FREE_CODE},training_m=sampled"],
     ],
+    "09_adversarial_training": ["cnn", "cnn-at", "cnn-at-l2"],
+    "10_causal_information_bottleneck": ["mlp", *[f"mlp-{way}" for way in WAYS_TO_TRAIN]],
 }
 
 # Which full-scale measurements a document has, on which data, for which models (hybridgen_lib/reproduce says what each is);
@@ -53,6 +56,15 @@ CHANGES += ["code=16,pixel_sigma=0.25,pressure=4", "code=16,pixel_sigma=2,pressu
 DEEP_CHANGES = ["feature_sigma=0.25", "feature_sigma=2", "pixel_sigma=0.25", "pixel_sigma=2"]
 ABLATION = [f"hybrid-shallow@{change}" for change in CHANGES] + [f"hybrid-deep@{change}" for change in DEEP_CHANGES]
 WAYS = ["clean", "clean-no-m", *HYBRID_WAYS, "masking", "brief-ce", "brief-margin"]
+NETWORKS = ["mlp", "alexnet", "resnet34", "wideresnet"]
+MLP, ALEXNET, RESNET34, WIDERESNET = [[name, *[f"{name}-{way}" for way in WAYS_TO_TRAIN]] for name in NETWORKS]
+BETAS = {"0": ["0", "0.05", "0.2", "1"], "0.01": ["0.01", "0.05", "0.2", "1"]}
+BETAS["0.05"] = ["0", "0.01", "0.05", "0.2", "0.5", "1"]
+WEIGHTS = ["norm=l1", "norm=l2", *[f"alpha={a},beta={b}" for a in BETAS for b in BETAS[a]], "beta=6.6"]
+WEIGHTS = [f"mlp-causalib@{change}" for change in WEIGHTS]
+CAUSALIB_WAYS = ["clean", "fgsm", "pgd", "pgd-margin", "fgsm-code", "pgd-code", "transfer-fgsm", "transfer-pgd", "cw", "autoattack"]
+CAUSALIB_WAYS += ["autoattack-l2", "autoattack-half", "autoattack-rms", "worst-case", "masking"]
+L2_WAYS = ["clean", "pgd-l2", "pgd-margin-l2", "worst-case"]
 MEASUREMENTS = {
     "deepbayes": ("fashion-mnist", [*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin", "worst-case"]),
     "zoo": ("mnist", ZOO, ZOO_WAYS),
@@ -60,13 +72,26 @@ MEASUREMENTS = {
     "hybrid-cifar10": ("cifar10-jpeg", [*HYBRID, *ABLATION], WAYS),
     "hybrid-cifar100": ("cifar100", HYBRID, WAYS),
     "hybrid-tiny": ("tiny-imagenet-32", ["vgg19", *HEADS], ["clean"]),
+    "interpretable": ("fashion-mnist", ["cnn", "cnn-at-l2"], L2_WAYS),
+    "interpretable-cifar10": ("cifar10-jpeg", ["resnet18", "resnet18-at-l2"], L2_WAYS),
+    "causalib": ("mnist", [*MLP, *WEIGHTS], CAUSALIB_WAYS),
+    "causalib-fashion": ("fashion-mnist", MLP, CAUSALIB_WAYS),
+    "causalib-cifar10": ("cifar10-jpeg", [*ALEXNET, *RESNET34, *WIDERESNET], CAUSALIB_WAYS),
+    "causalib-cifar100": ("cifar100", RESNET34, CAUSALIB_WAYS),
 }
-AT = {"hybrid": ["cpu"], "hybrid-cifar10": ["paper"], "hybrid-cifar100": ["paper"], "hybrid-tiny": ["paper"]}  # else at both
-SOURCE = {"hybrid": "vgg16", "hybrid-cifar10": "vgg16", "hybrid-cifar100": "vgg16", "hybrid-tiny": "vgg19"}  # else cnn
+AT = {"hybrid": ["cpu"], "hybrid-cifar10": ["paper"], "hybrid-cifar100": ["paper"], "hybrid-tiny": ["paper"]}
+AT |= {"interpretable": ["cpu"], "interpretable-cifar10": ["paper"]}
+AT |= {"causalib-cifar10": ["paper"], "causalib-cifar100": ["paper"]}  # others at both
+SOURCE = {"hybrid": "vgg16", "hybrid-cifar10": "vgg16", "hybrid-cifar100": "vgg16", "hybrid-tiny": "vgg19"}
+SOURCE |= {"interpretable-cifar10": "resnet18", "causalib": "mlp", "causalib-fashion": "mlp"}
+SOURCE |= {"causalib-cifar10": "alexnet", "causalib-cifar100": "resnet34"}  # others cnn
 CODE = ["logreg", "nn", "cnn", "nb", "mrf", "gmm", "cnn-vae"]
 ONLY = {"zoo": {"clean-mse": ["cvae"], "fgsm-code": CODE, "pgd-code": CODE}}
 ONLY["hybrid"] = {"clean-no-m": [*HEADS, *ABLATION, "cama"], "brief-ce": ABLATION, "brief-margin": ABLATION}
 ONLY["hybrid"] |= {way: HYBRID for way in [*HYBRID_WAYS, "masking"]}
+NAMED = [*MLP, *ALEXNET, *RESNET34, *WIDERESNET]
+ONLY["causalib"] = {way: NAMED for way in CAUSALIB_WAYS[6:]}
+ONLY["causalib"] |= {way: [n for n in NAMED if n.endswith(("-vib", "-causalib"))] for way in ["fgsm-code", "pgd-code"]}
 
 
 def ways_of(document, model):
@@ -76,7 +101,7 @@ def ways_of(document, model):
 
 CHAPTERS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.py"))
 LIBRARY = sorted(str(path) for path in Path("hybridgen_lib").rglob("*") if path.suffix in {".py", ".csv", ".mplstyle"})
-ROOMS = ("classifier.py", "data/", "models/", "training.py", "recipes/")  # what a trained model depends on
+ROOMS = ("classifier.py", "data/", "models/", "training/", "recipes/")  # what a trained model depends on
 RECIPES = [path for path in LIBRARY if path.removeprefix("hybridgen_lib/").startswith(ROOMS)]
 RESULTS = sorted(map(str, Path("results").rglob("*.*")))
 PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.is_file() and path.suffix != ".pyc")

@@ -1,8 +1,8 @@
 """Run every benchmark, keep the raw repetitions, and rewrite and print the report."""
 
-from benchmarks import attacks, autoattack, cost, hybrid, report, scores, smallest, training, two_classes
+from benchmarks import attacks, autoattack, cost, defences, hybrid, report, scores, smallest, training, two_classes
 
-for benchmark in (attacks, two_classes, autoattack, smallest, scores, cost, hybrid, training):
+for benchmark in (attacks, two_classes, autoattack, smallest, scores, cost, hybrid, training, defences):
     benchmark.main()
 report.README.write_text(report.render())
 print(report.README.read_text())

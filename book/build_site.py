@@ -82,10 +82,11 @@ def gather() -> None:
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 before = cell.source
-            elif "hide-cell" in cell.metadata.get("tags", []):
-                cell.metadata["mystnb"] = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
             else:
                 cell.metadata["mystnb"] = {"image": {"alt": alternative_text(before)}}
+                if "hide-cell" in cell.metadata.get("tags", []):
+                    words = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+                    cell.metadata["mystnb"] |= words
         nbformat.write(notebook, PAGES / "notebooks" / chapter.name)
     (PAGES / "book/status.md").write_text(status_page(), encoding="utf-8")
 

@@ -750,10 +750,6 @@ _ = axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 print(here.round(0).astype(int).to_string())
 crf_extra = (here.loc["cnn-vae-crf"] / here.loc["cnn-vae-binary"]).mean()
 print(f"\nthe field adds {100 * (crf_extra - 1):.0f} % to cnn-vae-binary")
-if device.type == "cpu":
-    assert here["FGSM"].min() > 2
-    two, every_class = here.loc["cnn-vae", ["PGD, two classes", "PGD, all classes"]]
-    assert two < every_class
 
 # %% [markdown]
 # A generative classifier is dearer, by a factor that grows with $K$. The document adds that this "makes gradient-based

@@ -9,9 +9,11 @@ from hybridgen_lib import attacks
 from hybridgen_lib.attacks import L2, Linf
 from hybridgen_lib.classifier import frozen_noise
 from hybridgen_lib.recipes import RECIPES, build
+from hybridgen_lib.recipes.causalib import CAUSALIB
 
 DENSE = {"hidden": 4, "code": 2}
 ON_TOP = {**DENSE, "width": 1 / 32, "samples": 2}
+NARROW = {"mlp": {"hidden": 4}, "alexnet": {"width": 1 / 64}, "resnet34": {"width": 1 / 64}, "wideresnet": {"widen": 1}}
 SIZES = {  # the others are small convolutional networks
     "gmm": {"components": 2},
     **{name: {} for name in ("nb", "logreg", "mrf")},
@@ -21,6 +23,9 @@ SIZES = {  # the others are small convolutional networks
     **{name: {"width": 1 / 32} for name in ("vgg16", "vgg19")},
     **dict.fromkeys(("gbz-conv9", "gby-conv9", "dbx-fc1"), ON_TOP),
     **{name: {**ON_TOP, "manipulation": 2} for name in ("hybrid-shallow", "hybrid-deep")},
+    **{name: {"width": 1 / 64} for name in ("resnet18", "resnet18-at-l2")},
+    **{name: NARROW[name.partition("-")[0]] for name in CAUSALIB},
+    **{f"{network}-{way}": {**size, "code": 2, "draws": 2} for network, size in NARROW.items() for way in ("vib", "causalib")},
 }
 FEW = {"stop_when_fooled": False, "steps": 2}
 ATTACKS = {

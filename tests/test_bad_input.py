@@ -23,11 +23,24 @@ from hybridgen_lib.evaluation import (
 )
 from hybridgen_lib.measurement import Outcomes
 from hybridgen_lib.models.backbones import FeatureTap, Vgg
+from hybridgen_lib.models.bottleneck import Bottleneck
 from hybridgen_lib.models.deep_bayes import deep_bayes_on_features
 from hybridgen_lib.models.factorization import Factorization
+from hybridgen_lib.models.gazes import Gazes
 from hybridgen_lib.models.hybrid import causal_head
+from hybridgen_lib.models.smoothing import Smoothed, certified_radius
 from hybridgen_lib.results import claim_verdict, number_verdict, order_verdict
-from hybridgen_lib.training import fit, negative_elbo, shifted_and_mirrored
+from hybridgen_lib.training import (
+    adversarial,
+    causal_loss,
+    clean_and_attacked,
+    cross_entropy,
+    fit,
+    information_bottleneck,
+    intervention,
+    negative_elbo,
+    shifted_and_mirrored,
+)
 
 X, Y = torch.rand(3, 1, 28, 28), torch.tensor([0, 1, 2])
 NAN, BRIGHT = X.clone(), X * 2 + 0.1
@@ -288,6 +301,54 @@ def test_smallest_outcomes(change, name):
         (lambda: shifted_and_mirrored(negative_elbo(), 0.5), "pixels"),
         (lambda: fit(HEAD(), negative_elbo(), {"x1": X.flatten(1)[:2], "x2": X.flatten(1)}, Y, epochs=1), "x"),
         (lambda: fit(HEAD(), negative_elbo(), {"x1": X.flatten(1), "x2": X.flatten(1)}, Y[:2], epochs=1), "y"),
+        (lambda: fit(small_cnn(), cross_entropy, X, Y, epochs=1, peak=-0.1), "peak"),
+        (lambda: fit(small_cnn(), cross_entropy, X, Y, epochs=1, peak=1.5), "peak"),
+        (lambda: fit(small_cnn(), cross_entropy, X, Y, epochs=1, select=0.5), "select"),
+        (lambda: adversarial(0.1, steps=1), "ball"),
+        (lambda: adversarial(Linf(0.1), steps=0), "steps"),
+        (lambda: adversarial(Linf(0.1), steps=1, step_size=-1), "step_size"),
+        (lambda: adversarial(Linf(0.1), steps=1, warm_up=2), "warm_up"),
+        (lambda: clean_and_attacked(X, Y, Linf, steps=1), "ball"),
+        (lambda: clean_and_attacked(X, Y, L2(0.1), steps=0.5), "steps"),
+        (lambda: clean_and_attacked(X, Y, L2(0.1), steps=1, step_size="1"), "step_size"),
+        (lambda: clean_and_attacked(NAN, Y, L2(0.1), steps=1), "x"),
+        (lambda: clean_and_attacked(X[:0], Y[:0], L2(0.1), steps=1), "x"),
+        (lambda: clean_and_attacked(X, Y[:2], L2(0.1), steps=1), "y"),
+        (lambda: information_bottleneck(-1), "alpha"),
+        (lambda: information_bottleneck(0.1, beta=-1), "beta"),
+        (lambda: information_bottleneck(0.1, 0.1, norm="l3"), "norm"),
+        (lambda: causal_loss(torch.rand(2, 3, 4), torch.rand(2, 3, 5), norm="l3"), "norm"),
+        (lambda: intervention(weight=-1), "weight"),
+        (lambda: intervention(gazes=1), "gazes"),
+        (lambda: intervention(gazes=10), "gazes"),
+        (lambda: Bottleneck(len, 10), "network"),
+        (lambda: Bottleneck(torch.nn.Flatten(), 10), "network"),
+        (lambda: Bottleneck(small_cnn(), 1), "classes"),
+        (lambda: Bottleneck(small_cnn(), 10, code=0), "code"),
+        (lambda: Bottleneck(small_cnn(), 10, draws=0.5), "draws"),
+        (lambda: Smoothed(len, 0.5), "network"),
+        (lambda: Smoothed(small_cnn(), -0.5), "sigma"),
+        (lambda: Smoothed(small_cnn(), 0.5, samples=0), "samples"),
+        (lambda: Smoothed(small_cnn(), 0.5).with_samples(0), "samples"),
+        (lambda: Smoothed(small_cnn(), 0.5).certify(NAN), "x"),
+        (lambda: Smoothed(small_cnn(), 0.5).certify(X, guesses=0), "guesses"),
+        (lambda: Smoothed(small_cnn(), 0.5).certify(X, votes=1.5), "votes"),
+        (lambda: Smoothed(small_cnn(), 0.5).certify(X, error=0.0), "error"),
+        (lambda: Smoothed(small_cnn(), 0.5).certify(X, error=0.6), "error"),
+        (lambda: certified_radius(11, 10, 0.5), "wins"),
+        (lambda: certified_radius(5, 10, -0.5), "sigma"),
+        (lambda: Gazes(len, (1, 28, 28), 10), "network"),
+        (lambda: Gazes(torch.nn.Flatten(), (1, 28, 28), 10), "network"),
+        (lambda: Gazes(small_cnn(), (28, 28), 10), "image_shape"),
+        (lambda: Gazes(small_cnn(), (1, 28, 28), 1), "classes"),
+        (lambda: Gazes(small_cnn(), (1, 28, 28), 10, samples=10), "samples"),
+        (lambda: Gazes(small_cnn(), (1, 28, 28), 10).with_samples(0), "samples"),
+        (lambda: recipes.build("mlp-causalib", (1, 28, 28), 10, norm="l3"), "norm"),
+        (lambda: recipes.build("mlp-causalib@alpha=-1", (1, 28, 28), 10), "alpha"),
+        (lambda: recipes.build("mlp-ciiv", (1, 28, 28), 10, samples=10), "samples"),
+        (lambda: recipes.build("mlp-smoothing", (1, 28, 28), 10, sigma=-1), "sigma"),
+        (lambda: recipes.build("wideresnet", (1, 28, 28), 10, widen=0), "widen"),
+        (lambda: recipes.trained("cnn-at-l2@held_out=-1"), "held_out"),
         (lambda: recipes.choose_device("gpu"), "device"),
         (lambda: recipes.trained("cnn", 3), "data"),
         (lambda: figures.image_grid(NAN), "an image"),

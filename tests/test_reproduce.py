@@ -2,16 +2,22 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from test_attacks_on_models import SIZES
 
 from hybridgen_lib import attacks, data, recipes, reproduce, results
+from hybridgen_lib.attacks import L2, Linf
 from hybridgen_lib.classifier import frozen_noise
 from hybridgen_lib.evaluation import masking
-from hybridgen_lib.reproduce import DOCUMENTS, hybrid, jobs, zoo
+from hybridgen_lib.measurement import METRICS, Outcomes
+from hybridgen_lib.models.classical import Probabilities
+from hybridgen_lib.models.gazes import Gazes
+from hybridgen_lib.reproduce import DOCUMENTS, causalib, hybrid, interpretable, jobs, zoo
 from hybridgen_lib.reproduce.deepbayes import DEEPBAYES
 
 TINY = {"width": 2, "hidden": 4, "epochs": 1}
@@ -231,3 +237,303 @@ def test_every_claim_of_zoo_has_a_job():
     assert set(claims["model"]) <= set(plan.models)
     attacked = claims[~claims["attack"].isin(["none", ""])]
     assert set(zip(attacked["attack"], attacked["norm"], strict=True)) <= attacks
+
+
+# ---------------------------------------------------------------- causalib and interpretable
+
+
+@pytest.fixture
+def many(small, monkeypatch):
+    """The same with 110 images, as many as a masking report looks at, and few of everything."""
+    x = torch.randint(0, 256, (110, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    y = torch.arange(110) % 3
+    monkeypatch.setattr(jobs.datasets, "load", lambda name, root=None: data.ImageData(x, y, x, y, ("a", "b", "c"), name))
+    monkeypatch.setattr(causalib, "CW_IMAGES", 2)
+    monkeypatch.setattr(causalib, "CW", {"steps": 2, "searches": 1})
+    monkeypatch.setattr(causalib, "AUTOATTACK_IMAGES", {"cpu": 2, "paper": 2})
+    monkeypatch.setattr(causalib, "AUTOATTACK_IMAGES_PLAIN", 3)
+    monkeypatch.setattr(masking, "QUERIES", 5)
+    return small
+
+
+@pytest.mark.parametrize("model", ["mlp", "mlp-vib", "mlp-ciiv", "mlp-causalib@alpha=0,beta=1"])
+def test_every_measurement_of_causalib_writes_its_file(many, model, monkeypatch):
+    versions = []
+
+    def light(network, x, y, ball, *, version, generator):
+        versions.append(version)
+        return attacks.pgd(network, x, y, ball, steps=1, generator=generator)
+
+    monkeypatch.setattr(causalib, "autoattack", light)
+    plan = DOCUMENTS["causalib"]
+    ways = plan.ways(model)
+    paths = [reproduce.reproduce("causalib", model, way, results_root=many) for way in ways]
+    assert len({path.name for path in paths}) == len(paths)
+    assert all(path.exists() for path in paths)
+    table = results.load(many)
+    assert set(table["model"]) == set(table["claim_model"]) == {model}
+    assert set(table["stand_in"]) == {""}
+    shown = {"clean", "fgsm", "pgd", "pgd-margin"}
+    if model in causalib.ABLATION:
+        assert set(ways) == shown
+        assert results.reports(many).empty
+        return
+    stochastic = model != "mlp"
+    assert set(versions) == {"rand" if stochastic else "standard"}
+    assert len(versions) == 4
+    assert ("fgsm-code" in ways) == (model == "mlp-vib")
+    pgd = table.query("attack == 'pgd' and variant == '' and protocol == 'as_published' and metric == 'accuracy'")
+    assert pgd["eps"].tolist() == pytest.approx([k / 255 for k in (8, 24, 50, 72, 96, 128, 152)])
+    code = table.query("variant == 'code' and metric == 'accuracy'")
+    assert set(code["attack"]) == ({"fgsm", "pgd"} if model == "mlp-vib" else set())
+    assert set((code["eps"] * 255).round(6)) <= {50.0}
+    radii = table.query("attack == 'autoattack' and metric == 'accuracy'").set_index("reading")["eps"]
+    assert radii[""] == radii[causalib.READINGS["l2"]] == pytest.approx(8 / 255)
+    assert radii[causalib.READINGS["half"]] == 0.5
+    assert radii[causalib.READINGS["rms"]] == pytest.approx(8 / 255 * 8)  # of 8 x 8 pixels
+    assert set(table.query("attack == 'cw'")["eps"].dropna()) == {8.0}  # as far as two such images can be apart
+    assert table.query("attack == 'cw'")["steps"].tolist() == [20] * 3
+    sheet = results.reports(many)
+    assert set(sheet["sign"]) == set(masking.SIGNS)
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    monkeypatch.setattr(jobs, "trained", lambda *a, **k: pytest.fail("measured again"))
+    assert [reproduce.reproduce("causalib", model, way, results_root=many) for way in ways] == paths
+    assert {path: path.stat().st_mtime_ns for path in paths} == before
+
+
+@pytest.mark.parametrize("model", ["cnn", "cnn-at-l2"])
+def test_every_measurement_of_interpretable_writes_its_file_and_settles_the_documents_claim(small, model):
+    plan = DOCUMENTS["interpretable"]
+    paths = [reproduce.reproduce("interpretable", model, way, results_root=small) for way in plan.ways(model)]
+    assert len({path.name for path in paths}) == len(paths) == 4
+    table = results.load(small)
+    other = {"cnn": "resnet18", "cnn-at-l2": "resnet18-at-l2"}[model]
+    assert set(table["model"]) == {model}
+    assert set(table["claim_model"]) == {other}
+    assert set(table["claim_data"]) == {"cifar10"}
+    assert set(table["norm"]) == {"", "l2"}
+    assert set(table.query("attack == 'pgd' and protocol == 'as_published'")["eps"].dropna()) == {0.25, 0.5, 1.0, 1.5, 2.0}
+    board = results.scoreboard("interpretable", "09", small)
+    about = board[(board["model"] == other) & (board["reason"] != "no data here")]
+    assert len(about) > 3
+    assert about["ours"].notna().all()
+    assert (about["stand_in"] == "Fashion-MNIST, the small CNN").all()
+    assert set(about["verdict"]) <= {
+        "",  # another model's number is neither reproduced nor missed
+        "stands (on Fashion-MNIST, the small CNN)",
+        "does not stand (on Fashion-MNIST, the small CNN)",
+        "undecided at this n",
+    }
+    assert set(about[about["protocol"] == "as_published"]["verdict"]) == {""}
+    assert board[(board["model"] != other) & (board["reason"] != "no data here")]["ours"].isna().all()
+
+
+@pytest.fixture
+def pretended(monkeypatch, tmp_path):
+    """Every job at once: outcomes are made up, but the radii, norms and keys are those of the plans."""
+    shapes = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28)}
+
+    def load(name, root=None):
+        x, y = torch.zeros(2, *shapes.get(name, (3, 32, 32)), dtype=torch.uint8), torch.zeros(2, dtype=torch.long)
+        return data.ImageData(x, y, x, y, ("a", "b"), name)
+
+    def made_up(epsilons, norm):
+        told.append((norm, [float(eps) for eps in epsilons]))
+        right = torch.tensor([1.0, 0.0]).expand(len(epsilons), 2)
+        return Outcomes([0, 1], torch.ones(2), [float(eps) for eps in epsilons], right)
+
+    def attacked(model, images, attack, ball_type, epsilons, **options):
+        return made_up(epsilons, ball_type.__name__.lower())
+
+    def searched(model, images, attack, epsilons, **options):
+        assert attack.keywords["steps"] == 20
+        return made_up(epsilons, "l2")
+
+    def staged(model, images, balls, suite, **options):
+        return {name: made_up([ball.eps for ball in balls], type(balls[0]).__name__.lower()) for name in ("pgd", "all")}
+
+    def recorded(outcomes, root, **key):
+        assert key.get("norm", told[-1][0]) == told[-1][0] or key["attack"] == "none", key
+        return record(outcomes, root, **key)
+
+    told, record = [], results.record
+    monkeypatch.setattr(jobs.datasets, "load", load)
+    monkeypatch.setattr(jobs, "trained", lambda *a, **k: torch.nn.Flatten())
+    for module in (jobs, causalib):
+        monkeypatch.setattr(module, "attack_outcomes", attacked)
+    monkeypatch.setattr(jobs, "adaptive_outcomes", staged)
+    monkeypatch.setattr(causalib, "smallest_outcomes", searched)
+    monkeypatch.setattr(jobs.results, "record", recorded)
+    monkeypatch.setattr(results.files, "_git", lambda *a: "")
+    sheet = pd.DataFrame(
+        [("sign", 0.0, "<= 1", "pass", "words", 2)], columns=["sign", "value", "passes", "verdict", "meaning", "n"]
+    )
+    monkeypatch.setattr(causalib, "masking_report", lambda *a, **k: sheet)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("document", "chapter", "profile"),
+    [("causalib", "10", "cpu"), ("causalib", "10", "paper"), ("interpretable", "09", "cpu"), ("interpretable", "09", "paper")],
+)
+def test_every_claim_of_chapters_09_and_10_is_settled_by_the_jobs_of_its_plan(pretended, document, chapter, profile):
+    """Not by names alone: jobs write their files, and the scoreboard finds a run for every claim, at its radius."""
+    plans = {name: plan for name, plan in DOCUMENTS.items() if name.partition("-")[0] == document and profile in plan.stand_in}
+    for name, plan in plans.items():
+        for model in plan.models:
+            for way in plan.ways(model):
+                assert reproduce.reproduce(name, model, way, profile, results_root=pretended).exists()
+    there = {plan.claim_data or plan.data for plan in plans.values()}
+    assert there == {
+        ("causalib", "cpu"): {"mnist", "fashion-mnist"},
+        ("causalib", "paper"): {"mnist", "fashion-mnist", "cifar10", "cifar100"},
+    }.get((document, profile), {"cifar10"})
+    board = results.scoreboard(document, chapter, pretended)
+    board = board[board["data"].isin(there) & ~board["metric"].isin(["best_alpha"]) & (board["reason"] != "no data here")]
+    assert set(board["metric"]) <= set(METRICS)
+    published = board[board["protocol"] == "as_published"]
+    columns = ["locator", "data", "model", "versus", "attack", "norm", "eps", "steps", "reading"]
+    assert published[published["ours"].isna()][columns].values.tolist() == []
+    assert len(published) > (6 if document == "interpretable" else 150)
+    adaptive = board[(board["protocol"] == "adaptive") & (board["metric"] == "accuracy")]
+    linf = adaptive[adaptive["norm"] == ("l2" if document == "interpretable" else "linf")]
+    assert linf[linf["ours"].isna()][columns].values.tolist() == []
+    tables = linf["eps"].round(6).isin([0.5, round(8 / 255, 6), round(50 / 255, 6)])
+    whole = tables & ~linf["model"].str.contains("@")  # at the tables' radii the whole protocol speaks
+    assert set(linf[whole]["by"]) == {"worst-case"}
+    assert set(linf[~whole]["by"]) <= {"worst-case", "pgd-margin"}
+    exact = published[published["stand_in"] == ""]
+    assert set(exact["data"]) <= {"mnist", "fashion-mnist", "cifar100"}
+    assert (len(exact) > 150) == (document == "causalib")
+    if document == "causalib" and profile == "cpu":
+        stands_in = published[published["stand_in"] != ""]
+        assert set(stands_in["stand_in"]) == {"10 epochs"}
+        assert ((stands_in["model"] == "mlp-at-pgd") | (stands_in["versus"] == "mlp-at-pgd")).all()
+
+
+@pytest.mark.parametrize("document", ["causalib", "causalib-cifar10", "interpretable", "interpretable-cifar10"])
+def test_every_model_of_a_plan_is_a_recipe_with_valid_changes(document):
+    plan = DOCUMENTS[document]
+    assert len(set(plan.models)) == len(plan.models)
+    for name in (*plan.models, plan.source):
+        shape = (1, 28, 28) if name.startswith(("mlp", "cnn")) else (3, 32, 32)
+        with torch.device("meta"):
+            recipes.build(name, shape, 10, "paper")
+    assert set(plan.claim_models) <= set(plan.models)
+    assert set(plan.exact) - set(plan.models) <= set(causalib.ABLATION)
+    for way in plan.measurements.values():
+        assert set(way.only) <= set(causalib.MODELS)
+
+
+def test_the_ablation_is_that_of_the_claims():
+    named = {name for name in results.claims().query("document == 'causalib'")["model"] if "@" in name}
+    assert named == set(causalib.ABLATION) - {"mlp-causalib@beta=6.6"}
+
+
+@pytest.mark.parametrize(("document", "model", "seed"), [("causalib", "mlp", 1), ("causalib", "mlp-vib", 0)])
+def test_the_black_box_is_another_network(document, model, seed, many, monkeypatch):
+    """Its images are made on the source alone, the plain network; of the plain network itself that of the next seed."""
+    asked, build = [], jobs.trained
+
+    def trained(name, images, profile, seed, device):
+        asked.append((name, seed, build(name, images, profile, seed, device)))
+        return asked[-1][2]
+
+    attacked = []
+    monkeypatch.setattr(jobs, "trained", trained)
+    monkeypatch.setattr(causalib, "pgd", lambda network, x, y, ball, **options: attacked.append((network, ball, options)) or x)
+    reproduce.reproduce(document, model, "transfer-pgd", results_root=many)
+    assert [(name, number) for name, number, _ in asked] == [(model, 0), ("mlp", seed)]
+    assert attacked
+    for network, ball, options in attacked:
+        assert network is asked[1][2]
+        assert ball == Linf(50 / 255)
+        assert options["steps"] == 20
+
+
+def test_what_the_published_attacks_are_told(monkeypatch):
+    told = []
+    for module in (causalib, interpretable):
+        monkeypatch.setattr(module, "pgd", lambda model, x, y, ball, **options: told.append((ball, options)))
+    causalib.published_pgd(None, None, None, Linf(0.2), generator="source")
+    interpretable.published_pgd(None, None, None, L2(1.5), generator="source")
+    assert told[0] == (Linf(0.2), {"steps": 20, "generator": "source"})
+    ball, options = told[1]
+    assert ball == L2(1.5)
+    assert options == {"steps": 20, "step_size": pytest.approx(0.3), "generator": "source"}
+
+
+def test_the_released_code_attacks_probabilities(many, monkeypatch):
+    attacked = []
+    monkeypatch.setattr(causalib, "_curve", lambda attack, epsilons, job: attacked.append((attack, epsilons, job)))
+    job = jobs.Job(torch.nn.Flatten(), None, "cpu", 0, lambda: None)
+    causalib._as_released(attacks.fgsm, (0.1,), job)
+    ((attack, epsilons, seen),) = attacked
+    assert (attack, epsilons) == (attacks.fgsm, (0.1,))
+    assert isinstance(seen.model, Probabilities)
+    assert seen.model.model is job.model
+
+
+def test_the_surrogate_is_that_of_a_model_without_a_gradient():
+    ciiv = recipes.build("mlp-ciiv", (1, 8, 8), 3, hidden=4)
+    other = jobs.surrogate_of(ciiv)
+    assert isinstance(other, Gazes)
+    assert other.smooth
+    assert not ciiv.smooth
+    assert other.head is ciiv.head
+    for name in ("mlp", "mlp-vib", "mlp-smoothing", "cnn", "gbz"):
+        assert jobs.surrogate_of(recipes.build(name, (1, 8, 8), 3, **SIZES.get(name, {"width": 2, "hidden": 4}))) is None
+
+
+@pytest.mark.parametrize(("model", "smooth"), [("mlp-ciiv", True), ("mlp-vib", False), ("mlp", False)])
+def test_the_protocol_and_the_masking_report_take_its_gradients(many, model, smooth, monkeypatch):
+    given, protocol, report = {}, jobs.adaptive_outcomes, causalib.masking_report
+
+    def staged(*arguments, surrogate, source, **options):
+        given["protocol"] = surrogate, source
+        return protocol(*arguments, surrogate=surrogate, source=source, **options)
+
+    def sheet(network, images, ball, surrogate, **options):
+        given["report"] = surrogate
+        assert ball == Linf(50 / 255)
+        return report(network, images, ball, surrogate, **options)
+
+    monkeypatch.setattr(jobs, "adaptive_outcomes", staged)
+    monkeypatch.setattr(causalib, "masking_report", sheet)
+    for way in ("worst-case", "masking"):
+        reproduce.reproduce("causalib", model, way, results_root=many)
+    surrogate, source = given["protocol"]
+    assert (surrogate is not None) == smooth
+    assert type(source).__name__ == "DenseNetwork"
+    assert getattr(given["report"], "smooth", False) == smooth
+    assert type(given["report"]).__name__ == ("Gazes" if smooth else "DenseNetwork")
+
+
+@pytest.mark.parametrize(
+    ("model", "answers"),
+    [("mlp", False), ("mlp-vib", False), ("mlp-causalib", False), ("mlp-smoothing", True), ("mlp-ciiv", True)],
+)
+def test_an_answer_is_dear_where_a_network_runs_many_times(model, answers):
+    """A bottleneck draws codes, which cost one linear layer; smoothing and CiiV run the whole network for each."""
+    job = jobs.Job(recipes.build(model, (1, 8, 8), 3, **SIZES[model]), None, "cpu", 0, lambda: None)
+    assert job.samples == answers
+    assert replace(job, model=Probabilities(job.model)).samples == answers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("interpretable", "resnet18", "clean"), "model must be one of cnn, cnn-at-l2"),
+        (("interpretable", "cnn", "pgd"), "measurement must be one of"),
+        (("interpretable", "cnn", "clean", "paper"), "profile must be one of cpu"),
+        (("interpretable-cifar10", "resnet18", "clean", "cpu"), "profile must be one of paper"),
+        (("causalib", "alexnet", "clean"), "model must be one of mlp"),
+        (("causalib", "mlp", "fgsm-code"), "measurement must be one of"),
+        (("causalib", "mlp-causalib@norm=l1", "worst-case"), "measurement must be one of clean, fgsm, pgd, pgd-margin"),
+        (("causalib-cifar10", "alexnet", "clean", "cpu"), "profile must be one of paper"),
+    ],
+)
+def test_bad_names_of_chapters_09_and_10_are_refused(arguments, words, monkeypatch):
+    monkeypatch.setattr(jobs.datasets, "load", lambda *a: pytest.fail("data were read"))
+    with pytest.raises(ValueError, match=words):
+        reproduce.reproduce(*arguments)

@@ -422,6 +422,100 @@ def test_a_masking_report_has_a_file_of_its_own(tmp_path, data):
     assert results.reports(tmp_path / "nothing").empty
 
 
+# ---------------------------------------------------------------- a model that stands in for another
+
+STANDS_IN = {"document": "interpretable", "chapter": "09", "norm": "l2", "attack": "pgd", "claim_data": "cifar10"}
+STANDS_IN |= {"stand_in": "the small CNN"}
+
+
+def about_resnet18(root, model="resnet18"):
+    board = scoreboard("interpretable", "09", root)
+    return board[(board["model"] == model) & (board["reason"] != "no data here")]
+
+
+def test_a_run_of_one_model_settles_the_claim_of_the_model_it_stands_in_for(tmp_path, data):
+    there = key(data, model="cnn", **{k: v for k, v in STANDS_IN.items() if k != "attack"})
+    path = record(run([0.2], (0.5,)), tmp_path, **there | {"attack": "pgd"}, steps=20, claim_model="resnet18")
+    assert path.name == "cnn-cpu-s0-as_published-pgd-l2-20.json"  # its file has its own name
+    (row,) = load(tmp_path).query("metric == 'accuracy'").to_dict("records")
+    assert (row["model"], row["claim_model"], row["data"], row["claim_data"]) == (
+        "cnn",
+        "resnet18",
+        "fashion-mnist",
+        "cifar10",
+    )
+    settled = about_resnet18(tmp_path).query("metric == 'accuracy' and protocol == 'as_published'")
+    assert settled["ours"].tolist() == [0.8]
+    assert settled["stand_in"].tolist() == ["the small CNN"]
+    assert settled["verdict"].tolist() == [""]  # no reproduction
+    assert about_resnet18(tmp_path, "resnet18-at-l2")["ours"].isna().all()
+    record(run([0.9], (0.5,)), tmp_path, **there | {"attack": "worst-case", "protocol": "adaptive"}, claim_model="resnet18")
+    adaptive = about_resnet18(tmp_path).query("metric == 'accuracy' and protocol == 'adaptive'")
+    assert adaptive["verdict"].tolist() == ["stands (on the small CNN)"]  # at least 0.36 % survive
+
+
+def test_a_model_that_stands_in_for_another_does_not_speak_for_itself(tmp_path, data):
+    for model, other in (("gfz", "dfx"), ("dfx", "")):
+        record(run((0.1, 0.5)), tmp_path, **key(data, model=model), claim_model=other)
+        record(run((0.1, 0.5)), tmp_path, **key(data, model=model, protocol="adaptive"), claim_model=other)
+    assert score(tmp_path, "gfz", "dfx")["ours"].isna().all()
+    assert score(tmp_path, "gfz", "dfx")["reason"].tolist() == ["not yet run at full scale"]
+
+
+def test_standing_in_for_a_model_needs_the_documents_data_or_a_stand_in(tmp_path, data):
+    there = key(data, model="cnn", **{**STANDS_IN, "stand_in": ""})
+    record(run([0.2], (0.5,)), tmp_path, **there, claim_model="resnet18")
+    assert about_resnet18(tmp_path)["ours"].isna().all()
+    record(run([0.2], (0.5,)), tmp_path, **there | {"data": replace(data, name="cifar10")}, claim_model="resnet18")
+    assert about_resnet18(tmp_path).query("metric == 'accuracy'")["ours"].dropna().tolist() == [0.8]
+
+
+@pytest.mark.parametrize("changes", [None, {"beta": 1.0, "alpha": 0.0}])
+def test_by_default_a_model_speaks_for_itself(tmp_path, data, changes):
+    there = key(data, model="mlp-causalib", changes=changes)
+    path = record(run([0.2]), tmp_path, **there)
+    name = "mlp-causalib" + ("@alpha=0,beta=1" if changes else "")
+    assert json.loads(path.read_text())["key"]["claim_model"] == name
+    assert record(run([0.2]), tmp_path, **there, claim_model="") == path
+    assert set(load(tmp_path)["claim_model"]) == set(load(tmp_path)["model"]) == {name}
+    assert results.path_of(tmp_path, **there, claim_model="another") == path
+
+
+def test_files_from_before_there_was_a_claim_model_are_read_as_they_were(tmp_path, data):
+    both(tmp_path, data, (0.1, 0.5), (0.5, 0.9))
+    expected = score(tmp_path, "gfz", "dfx")
+    paths = sorted(tmp_path.rglob("*.json"))
+    assert len(paths) == 4
+    for path in paths:
+        content = json.loads(path.read_text())
+        assert content["key"].pop("claim_model") == content["key"]["model"]
+        path.write_text(json.dumps(content))
+    table = load(tmp_path)
+    assert (table["claim_model"] == table["model"]).all()
+    assert set(table["claim_model"]) == {"gfz", "dfx"}
+    pd.testing.assert_frame_equal(score(tmp_path, "gfz", "dfx"), expected)
+
+
+@pytest.mark.parametrize("harm", ["missing", "extra"])
+def test_a_file_with_another_key_is_still_refused(tmp_path, data, harm):
+    path = record(run([0.1]), tmp_path, **key(data))
+    content = json.loads(path.read_text())
+    if harm == "missing":
+        del content["key"]["claim_data"]
+    else:
+        content["key"]["claim_chapter"] = "05"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="key must have exactly"):
+        load(tmp_path)
+
+
+def test_every_recorded_run_says_whose_claim_it_is_about():
+    table = load()
+    assert table["claim_model"].map(bool).all()
+    others = table[table["claim_model"] != table["model"]]
+    assert (others["stand_in"] != "").all()
+
+
 def test_no_recorded_model_has_collapsed():
     """A model near chance would make every comparison of robustness worthless."""
     clean = load().query("document == 'deepbayes' and metric == 'clean_accuracy' and attack == 'none'")

@@ -3,20 +3,32 @@
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from hybridgen_lib import recipes, training
+from hybridgen_lib import recipes
 from hybridgen_lib.attacks import L2, Linf, pgd
+from hybridgen_lib.models.bottleneck import Bottleneck
+from hybridgen_lib.models.gazes import Gazes
 from hybridgen_lib.models.hybrid import causal_head
+from hybridgen_lib.models.smoothing import Smoothed
 from hybridgen_lib.training import (
     adversarial,
+    clean_and_attacked,
     cross_entropy,
     fit,
     in_bfloat16,
+    information_bottleneck,
+    intervention,
+    loop,
+    mixup,
     negative_elbo,
+    robust,
     save_atomically,
     shifted_and_mirrored,
 )
@@ -69,53 +81,271 @@ FLOAT = X.float() / 255
 SEEN = {"x1": FLOAT.flatten(1), "x2": tap()(FLOAT)}
 
 
-@pytest.mark.parametrize("name", ["cnn", "gbz", "cnn-at", "shifted_and_mirrored", "cama", "head", "head, m sampled"])
-def test_a_killed_run_goes_on_and_ends_where_the_whole_one_does(name, tmp_path, monkeypatch):
-    def start():
-        if name.startswith("head"):
-            return head()
-        return recipes.build("cnn" if name == "shifted_and_mirrored" else name, (1, 8, 8), 3, width=4, hidden=16)
+def front(kind, *arguments, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return kind(net(), *arguments, **options)
 
-    objectives = {
-        "cnn": cross_entropy,
-        "gbz": negative_elbo(0.5),
-        "cnn-at": adversarial(Linf(0.1), steps=2, warm_up=0.5),
-        "shifted_and_mirrored": in_bfloat16(shifted_and_mirrored(cross_entropy, 2)),
-        "cama": negative_elbo(do={"m": 0}),
-        "head": negative_elbo(0.2, pressure=3.0, do={"m": 0}),
-        "head, m sampled": negative_elbo(pressure=3.0),
-    }
-    objective, x = objectives[name], SEEN if name.startswith("head") else X
-    whole, cut = start(), start()
-    expected = fit(whole, objective, x, Y, **SETTINGS)
 
-    saved, calls = training.save_atomically, []
+def normalised():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        layers = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)
+        return nn.Sequential(*layers)
 
-    def killed_after_two(state, path):
+
+def on_grey(model):
+    """How sure the model is of class 1 on grey images: any number that training moves will do."""
+    with torch.no_grad():
+        return -model(torch.full((4, 1, 8, 8), 0.5)).log_softmax(1)[:, 1].mean().item()
+
+
+AT_L2 = {"ball": L2(0.5), "steps": 2, "step_size": 0.2}
+RUNS = {
+    "cnn": (net, cross_entropy),
+    "gbz": (lambda: recipes.build("gbz", (1, 8, 8), 3, width=4, hidden=16), negative_elbo(0.5)),
+    "cnn-at": (net, adversarial(Linf(0.1), steps=2, warm_up=0.5)),
+    "cnn-at, steps": (net, adversarial(Linf(0.1), steps=2, step_size=0.03, warm_up=0.5)),
+    "shifted_and_mirrored": (net, in_bfloat16(shifted_and_mirrored(cross_entropy, 2))),
+    "cama": (lambda: recipes.build("cama", (1, 8, 8), 3, width=4, hidden=16), negative_elbo(do={"m": 0})),
+    "head": (head, negative_elbo(0.2, pressure=3.0, do={"m": 0})),
+    "head, m sampled": (head, negative_elbo(pressure=3.0)),
+    "mixup": (net, mixup),
+    "mixup, noisy": (lambda: front(Bottleneck, 3, code=4, draws=3), mixup),
+    "bottleneck": (lambda: front(Bottleneck, 3, code=4, draws=3), information_bottleneck(0.01)),
+    "causal bottleneck": (lambda: front(Bottleneck, 3, code=4, draws=3), information_bottleneck(0.05, 0.05, "l2")),
+    "bottleneck, cross-entropy": (lambda: front(Bottleneck, 3, code=4, draws=3), cross_entropy),
+    "gazes": (lambda: front(Gazes, (1, 8, 8), 3), intervention(0.1, gazes=2)),
+    "smoothing": (lambda: front(Smoothed, 0.25), lambda model, *rest: cross_entropy(model.with_samples(1), *rest)),
+    "select": (normalised, cross_entropy, {"select": on_grey}),
+    "select, attacked": (net, adversarial(**AT_L2), {"select": clean_and_attacked(X.float() / 255, Y, **AT_L2)}),
+    "peak": (net, cross_entropy, {"peak": 0.4, "final_learning_rate": 1e-5}),
+}
+
+
+def kill_after(epochs, monkeypatch):
+    """The next run is killed once it has written the checkpoint of this many epochs."""
+    saved, calls = loop.save_atomically, []
+
+    def killed(state, path):
         saved(state, path)
         calls.append(path)
-        if len(calls) == 2:
+        if len(calls) == epochs:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "save_atomically", killed_after_two)
+    monkeypatch.setattr(loop, "save_atomically", killed)
+
+
+def assert_same_state(one, other):
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_killed_run_goes_on_and_ends_where_the_whole_one_does(name, tmp_path, monkeypatch):
+    start, objective, *options = RUNS[name]
+    options, x = {**SETTINGS, **(options[0] if options else {})}, SEEN if name.startswith("head") else X
+    whole, cut = start(), start()
+    expected = fit(whole, objective, x, Y, **options)
+    kill_after(2, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        fit(cut, objective, x, Y, **SETTINGS, checkpoint=tmp_path / "run")
+        fit(cut, objective, x, Y, **options, checkpoint=tmp_path / "run")
     monkeypatch.undo()
     resumed = start()
-    assert fit(resumed, objective, x, Y, **SETTINGS, checkpoint=tmp_path / "run") == expected
-    assert torch.equal(weights(resumed), weights(whole))
+    assert fit(resumed, objective, x, Y, **options, checkpoint=tmp_path / "run") == expected
+    assert_same_state(resumed, whole)
 
 
-def test_the_learning_rate_falls_in_a_line(monkeypatch):
+def test_dropout_too_follows_the_seed_of_the_run_and_not_the_global_source(tmp_path, monkeypatch):
+    """ "A run is a function of its arguments alone": AlexNet has dropout, which draws from torch's global source."""
+
+    def start():
+        return recipes.build("alexnet", (1, 8, 8), 3, width=1 / 64)
+
+    options = {"epochs": 2, "batch_size": 16}
+    with torch.random.fork_rng():  # the tests' own source stays as it is, whatever comes
+        torch.manual_seed(3)
+        one, before = start(), torch.get_rng_state()
+        history = fit(one, cross_entropy, X, Y, **options)
+        untouched = torch.equal(torch.get_rng_state(), before)
+        torch.manual_seed(4)
+        other = start()
+        again = fit(other, cross_entropy, X, Y, **options)
+        kill_after(1, monkeypatch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(start(), cross_entropy, X, Y, **options, checkpoint=tmp_path / "run")
+        monkeypatch.undo()
+        resumed = start()
+        fit(resumed, cross_entropy, X, Y, **options, checkpoint=tmp_path / "run")
+    assert again == history
+    assert_same_state(other, one)
+    assert_same_state(resumed, one)
+    assert untouched
+
+
+def test_what_a_model_draws_globally_is_new_in_every_step_epoch_and_run():
+    def drawn(seed):
+        numbers = []
+
+        def objective(model, *rest):
+            numbers.append(torch.rand(3).tolist())
+            return cross_entropy(model, *rest)
+
+        fit(net(), objective, X, Y, **SETTINGS, seed=seed)
+        return numbers
+
+    first, second = drawn(0), drawn(1)
+    assert drawn(0) == first
+    assert len({tuple(numbers) for numbers in first + second}) == 24
+
+
+# ---------------------------------------------------------------- which epoch is kept
+
+
+class Judge:
+    """A ``select`` that gives out prepared values, and keeps what it was shown."""
+
+    def __init__(self, *values):
+        self.values, self.seen, self.modes = list(values), [], []
+
+    def __call__(self, model):
+        self.modes.append([part.training for part in model.modules()])
+        self.seen.append({name: part.clone() for name, part in model.state_dict().items()})
+        return self.values[len(self.seen) - 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [((1, 2, 3, 4), 3), ((4, 3, 2, 1), 0), ((1, 3, 2, 0), 1), ((0, 0, 0, 0), 0), ((1, 2, 2, 1), 1), ((-2, -1, -3, -1), 1)],
+)
+def test_the_best_epoch_is_kept_and_of_equals_the_first(values, best):
+    judge, model, plain = Judge(*values), normalised(), normalised()
+    history = fit(model, cross_entropy, X, Y, epochs=4, batch_size=16, select=judge)
+    assert history == fit(plain, cross_entropy, X, Y, epochs=4, batch_size=16)  # the judge changes nothing underway
+    assert len(judge.seen) == len(history) == 4
+    assert_same_state(plain, SimpleNamespace(state_dict=lambda: judge.seen[3]))
+    for k, seen in enumerate(judge.seen):  # batch normalisation's means too
+        assert all(torch.equal(value, model.state_dict()[name]) for name, value in seen.items()) == (k == best)
+    assert not model.training
+
+
+@pytest.mark.parametrize("killed", [1, 2, 3])
+@pytest.mark.parametrize(("values", "best"), [((4, 3, 2, 1), 0), ((1, 3, 3, 2), 1), ((1, 2, 3, 2), 2), ((0, 1, 2, 3), 3)])
+def test_a_killed_run_remembers_its_best_epoch(values, best, killed, tmp_path, monkeypatch):
+    whole = Judge(*values)
+    fit(normalised(), cross_entropy, X, Y, epochs=4, batch_size=16, select=whole)
+    with monkeypatch.context() as patch:
+        kill_after(killed, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(normalised(), cross_entropy, X, Y, epochs=4, select=Judge(*values), batch_size=16, checkpoint=tmp_path / "run")
+    resumed, rest = normalised(), Judge(*values[killed:])
+    fit(resumed, cross_entropy, X, Y, epochs=4, batch_size=16, select=rest, checkpoint=tmp_path / "run")
+    assert len(rest.seen) == 4 - killed  # an epoch is judged once
+    assert_same_state(resumed, SimpleNamespace(state_dict=lambda: whole.seen[best]))
+    again = normalised()
+    never = Judge()
+    fit(again, cross_entropy, X, Y, epochs=4, batch_size=16, select=never, checkpoint=tmp_path / "run")
+    assert never.seen == []
+    assert_same_state(again, resumed)
+
+
+def test_the_judge_sees_a_model_in_evaluation_and_training_goes_on_in_training():
+    judge, modes = Judge(1, 2, 3), []
+
+    def objective(model, *rest):
+        modes.append([part.training for part in model.modules()])
+        return cross_entropy(model, *rest)
+
+    fit(normalised(), objective, X, Y, **SETTINGS, select=judge)
+    assert judge.modes == [[False] * 6] * 3
+    assert modes == [[True] * 6] * 12
+
+
+def test_without_epochs_there_is_nothing_to_choose():
+    model, judge = net(), Judge()
+    assert fit(model, cross_entropy, X, Y, epochs=0, select=judge) == []
+    assert judge.seen == []
+    assert torch.equal(weights(model), weights(net()))
+
+
+def test_training_on_labels_of_which_half_are_wrong_stops_at_the_best_epoch():
+    """What ``select`` is for: the images held out, clean and attacked, fare better at the epoch kept than at the last."""
+    x = FLOAT
+    noisy = torch.where(torch.arange(50) % 2 == 0, Y, (Y + 1) % 3)
+    worth = clean_and_attacked(x, Y, Linf(0.02), steps=2)
+    values = []
+
+    def select(model):
+        values.append(worth(model))
+        return values[-1]
+
+    model = net()
+    fit(model, cross_entropy, x, noisy, epochs=30, batch_size=16, learning_rate=2e-2, select=select)
+    assert max(values) > values[-1]
+    assert worth(model) == max(values)
+
+
+def rates(**schedule):
+    """The learning rate of every step of Adam; 50 images in batches of 25 make two steps an epoch."""
     seen, step = [], torch.optim.Adam.step
 
     def spy(optimizer, *arguments, **keywords):
         seen.append(optimizer.param_groups[0]["lr"])
         return step(optimizer, *arguments, **keywords)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", spy)
-    fit(net(), cross_entropy, X, Y, epochs=2, batch_size=25, learning_rate=0.5, final_learning_rate=0.1)
-    assert seen == pytest.approx([0.5, 0.4, 0.3, 0.2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", spy)
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), cross_entropy, X, Y, batch_size=25, **schedule)
+    return seen
+
+
+FALLING = {"learning_rate": 0.5, "final_learning_rate": 0.1}
+
+
+def test_the_learning_rate_falls_in_a_line():
+    assert rates(epochs=2, **FALLING) == pytest.approx([0.5, 0.4, 0.3, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("peak", "expected"),
+    [
+        (0.5, [0.1, 0.3, 0.5, 0.3]),
+        (0.25, [0.1, 0.5, 0.5 - 0.4 / 3, 0.5 - 0.8 / 3]),
+        (0.75, [0.1, 0.1 + 0.4 / 3, 0.1 + 0.8 / 3, 0.5]),
+        (0.1, [0.1, 0.5 - 0.4 / 6, 0.5 - 1.6 / 9, 0.5 - 2.6 / 9]),
+        (1.0, [0.1, 0.2, 0.3, 0.4]),
+        (1, [0.1, 0.2, 0.3, 0.4]),
+    ],
+)
+def test_the_learning_rate_rises_to_its_peak_and_falls_again(peak, expected):
+    assert rates(epochs=2, peak=peak, **FALLING) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("peak", [0, 0.0])
+def test_a_peak_at_the_start_is_the_line_to_the_last_bit(peak):
+    line = [0.5 + (0.1 - 0.5) * progress for progress in (0.0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6)]
+    assert rates(epochs=3, peak=peak, **FALLING) == line
+    assert rates(epochs=3, **FALLING) == line
+    a, b = net(), net()
+    assert fit(a, cross_entropy, X, Y, **SETTINGS, **FALLING) == fit(b, cross_entropy, X, Y, **SETTINGS, **FALLING, peak=peak)
+    assert torch.equal(weights(a), weights(b))
+
+
+@pytest.mark.parametrize("peak", [0.0, 0.3, 1.0])
+def test_a_rate_that_stays_has_no_peak(peak):
+    assert rates(epochs=2, learning_rate=0.5, peak=peak) == [0.5] * 4
+
+
+@settings(max_examples=25, deadline=None)
+@example(peak=0.3, epochs=5)
+@given(peak=st.floats(0.01, 0.99), epochs=st.integers(1, 6))
+def test_one_cycle_is_made_of_two_lines(peak, epochs):
+    """Never outside of the two rates, and on the broken line through (0, final), (peak, rate) and (1, final)."""
+    seen = rates(epochs=epochs, peak=peak, **FALLING)
+    progress = np.arange(2 * epochs) / (2 * epochs)
+    np.testing.assert_allclose(seen, np.interp(progress, [0, peak, 1], [0.1, 0.5, 0.1]), rtol=1e-9)
+    assert seen[0] == pytest.approx(0.1)
+    assert max(seen) <= 0.5 + 1e-12
 
 
 def test_warm_up_starts_low_and_ends_at_one():
@@ -418,18 +648,232 @@ def test_it_teaches_what_survives_the_attack():
     assert accuracy["adversarial"][1] > 0.8
 
 
+class Witness(nn.Module):
+    """A model that remembers which images it was trained on: those it sees in training mode."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.shown = model, []
+
+    def forward(self, x, generator=None):
+        if self.training:
+            self.shown.append(x.detach().clone())
+        return self.model(x)
+
+
+@pytest.mark.parametrize(("ball", "step_size"), [(Linf(0.1), None), (Linf(0.1), 0.04), (L2(0.5), None), (L2(0.5), 0.1)])
+def test_the_images_trained_on_are_inside_the_ball_and_harder_than_the_clean_ones(ball, step_size):
+    model, y = Witness(recipes.build("nn", (1, 8, 8), 3, hidden=16)), Y
+    fit(model.model, cross_entropy, X, Y, epochs=20, batch_size=16, learning_rate=1e-2)
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    loss = adversarial(ball, steps=3, step_size=step_size)(model, FLOAT, y, 0.5, torch.Generator().manual_seed(0))
+    (attacked,) = model.shown
+    assert ball.norm(attacked - FLOAT).max() <= ball.eps * (1 + 1e-5)
+    assert ball.norm(attacked - FLOAT).median() > 0.9 * ball.eps
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    with torch.no_grad():
+        hard, clean = (F.cross_entropy(model.model(images), y, reduction="none") for images in (attacked, FLOAT))
+    torch.testing.assert_close(loss.detach(), hard.mean())
+    assert (hard >= clean - 1e-6).all()
+    assert hard.mean() > 1.05 * clean.mean()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_loss_on_attacked_images_falls_in_training():
+    model, objective = net(), adversarial(Linf(0.05), steps=2, step_size=0.03)
+
+    def attacked_loss():
+        return objective(model, FLOAT, Y, 1.0, torch.Generator().manual_seed(7)).item()
+
+    before = attacked_loss()
+    history = fit(model, objective, X, Y, epochs=20, batch_size=16, learning_rate=1e-2)
+    assert history[0] > 2 * history[-1]
+    assert attacked_loss() < before / 2
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.1, 0.25), (0.2, 0.5), (0.4, 1.0), (0.9, 1.0)])
+@pytest.mark.parametrize(("step_size", "steps"), [(0.03, 1), (0.03, 3), (0.0, 2), (0.5, 1)])
+def test_the_step_grows_with_the_ball(step_size, steps, progress, share):
+    """Of a linear model every step goes the same way, so the attacked image is known: start, steps, projection."""
+    model, eps = Linear().train(), 0.1
+    x = 0.3 + 0.4 * torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(20) % 2
+    objective = adversarial(Linf(eps), steps=steps, step_size=step_size, warm_up=0.4)
+    loss = objective(model, x, y, progress, torch.Generator().manual_seed(2))
+    w = (model.weight[1] - model.weight[0]).detach().reshape(1, 1, 4, 4)
+    uphill = w.sign() * (1 - 2.0 * y)[:, None, None, None]
+    delta = Linf(share * eps).random(x, torch.Generator().manual_seed(2)) if share else torch.zeros_like(x)
+    for _ in range(steps):
+        delta = (delta + share * step_size * uphill).clamp(-share * eps, share * eps)
+    with torch.no_grad():
+        clean, tried = (F.cross_entropy(model(images), y, reduction="none") for images in (x, x + delta))
+    torch.testing.assert_close(loss.detach(), torch.maximum(clean, tried).mean())  # an attack never leaves less than it found
+
+
+@pytest.mark.parametrize("step_size", [None, 0.3])
+def test_what_the_attack_is_told(monkeypatch, step_size):
+    told = []
+    monkeypatch.setattr(robust, "pgd", lambda model, x, y, ball, **options: told.append((ball, options)) or x)
+    generator = torch.Generator()
+    for progress in (0.0, 0.1, 0.2, 1.0):
+        adversarial(L2(2.0), steps=7, step_size=step_size, warm_up=0.2)(net(), FLOAT, Y, progress, generator)
+    assert [ball for ball, _ in told] == [L2(0.0), L2(1.0), L2(2.0), L2(2.0)]
+    lengths = [None] * 4 if step_size is None else [0.0, 0.15, 0.3, 0.3]
+    for (_, options), length in zip(told, lengths, strict=True):
+        assert options == {"steps": 7, "step_size": length, "stop_when_fooled": False, "generator": generator}
+
+
+# ---------------------------------------------------------------- which model is best on clean and attacked images
+
+
+def two_brightnesses(count, seed=0):
+    """Images on which a linear model is right by margins of every size."""
+    source = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 2, (count,), generator=source)
+    return 0.2 + 0.6 * torch.rand(count, 1, 4, 4, generator=source), y
+
+
+def test_the_worth_of_a_linear_model_is_known():
+    """Right on a clean image where the margin is above 0, on the attacked one where it is above eps |w|_1; 1,100 images go
+    through in three parts. Linf(0.15) moves no pixel of theirs to 0 or 1."""
+    model, (x, y), eps = Linear(), two_brightnesses(1_100), 0.15
+    w = (model.weight[1] - model.weight[0]).detach()
+    margin = (x.flatten(1) @ w) * (2.0 * y - 1)
+    worth = clean_and_attacked(x, y, Linf(eps), steps=3)(model)
+    clean, attacked = (margin > 0).double().mean(), (margin > eps * w.abs().sum()).double().mean()
+    assert worth == pytest.approx((clean + attacked).item() / 2)
+    assert clean - attacked > 0.05
+    assert worth == clean_and_attacked(x, y, Linf(eps), steps=3)(model)
+
+
+@pytest.mark.parametrize(("ball", "step_size"), [(Linf(0.03), 0.02), (L2(0.2), None), (L2(0.2), 0.03)])
+def test_the_worth_is_a_count_by_hand(ball, step_size):
+    model, (x, y) = Linear().eval(), two_brightnesses(730, seed=3)
+    worth = clean_and_attacked(x, y, ball, steps=2, step_size=step_size)(model)
+    attacked = pgd(model, x, y, ball, steps=2, step_size=step_size, generator=torch.Generator().manual_seed(0))
+    right = [int((model(images).argmax(1) == y).sum()) for images in (x, attacked)]
+    assert worth == sum(right) / 1_460
+    assert right[1] < right[0] < 730
+
+
+def test_judging_leaves_no_trace():
+    model, state = front(Bottleneck, 3, code=4).eval(), torch.get_rng_state()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert 0 <= clean_and_attacked(FLOAT, Y, Linf(0.1), steps=1)(model) <= 1
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("function", [adversarial, lambda **options: clean_and_attacked(FLOAT, Y, **options)])
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
         ({"steps": 0}, "steps"),
         ({"steps": 1.5}, "steps"),
-        ({"steps": 2, "warm_up": 1.5}, "warm_up"),
+        ({"steps": None}, "steps"),
         ({"steps": 2, "ball": 0.1}, "ball"),
+        ({"steps": 2, "ball": Linf}, "ball"),
+        ({"steps": 2, "step_size": -0.1}, "step_size"),
+        ({"steps": 2, "step_size": "0.1"}, "step_size"),
+        ({"steps": 2, "step_size": float("nan")}, "step_size"),
     ],
 )
-def test_bad_arguments_of_adversarial_are_named(arguments, name):
-    with pytest.raises(ValueError, match=name):
-        adversarial(**{"ball": Linf(0.1), **arguments})
+def test_bad_arguments_of_an_attack_in_training_are_named(function, arguments, name):
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        function(**{"ball": Linf(0.1), **arguments})
+
+
+@pytest.mark.parametrize("warm_up", [1.5, -0.1, None])
+def test_a_bad_warm_up_of_adversarial_is_named(warm_up):
+    with pytest.raises(ValueError, match=r"^warm_up must"):
+        adversarial(Linf(0.1), steps=2, warm_up=warm_up)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "name"),
+    [(X, Y, "x"), (FLOAT * 2, Y, "x"), (FLOAT[0], Y[:1], "x"), (FLOAT, Y[:9], "y"), (FLOAT, Y.float(), "y")],
+)
+def test_bad_images_to_judge_by_are_named_before_anything_is_trained(x, y, name):
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        clean_and_attacked(x, y, Linf(0.1), steps=1)
+
+
+# ---------------------------------------------------------------- mixed images
+
+
+class Read(nn.Module):
+    """Scores of its own for 16 pixels, and what it was shown; image k of the tests has one pixel that is 1, number k."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.randn(16, 3, generator=torch.Generator().manual_seed(1))
+
+    def forward(self, x):
+        self.seen = x.flatten(1)
+        return self.seen @ self.weight
+
+
+def mixed(seed):
+    """One batch through mixup: its loss, the share of each image that is left, and who was laid over it."""
+    model, y = Read(), torch.arange(16) % 3
+    loss = mixup(model, torch.eye(16).reshape(16, 1, 4, 4), y, 0.5, torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(model.seen.sum(1), torch.ones(16))
+    own = model.seen.diagonal()
+    others = model.seen - torch.diag(own)
+    alone = others.amax(1) == 0  # laid over itself
+    partner = torch.where(alone, torch.arange(16), others.argmax(1))
+    shares = own[~alone]
+    torch.testing.assert_close(shares, shares[:1].expand_as(shares))  # one proportion for the batch
+    scores = model.seen @ model.weight
+    share = shares[0]
+    expected = share * F.cross_entropy(scores, y) + (1 - share) * F.cross_entropy(scores, y[partner])
+    return loss, expected, share.item(), partner
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_labels_are_mixed_as_the_images_are(seed):
+    loss, expected, _, partner = mixed(seed)
+    torch.testing.assert_close(loss, expected)
+    assert sorted(partner.tolist()) == list(range(16))  # each image is laid over one other
+
+
+def test_the_proportion_is_uniform_and_partners_change():
+    drawn = [mixed(seed)[2:] for seed in range(300)]
+    shares = np.sort([share for share, _ in drawn])
+    assert np.abs(shares - (np.arange(300) + 0.5) / 300).max() < 1.63 / np.sqrt(300)  # Kolmogorov and Smirnov, 1 %
+    partners = torch.stack([partner for _, partner in drawn])
+    counts = (partners[:, :, None] == torch.arange(16)).sum(0)
+    assert 4 <= counts.min() <= counts.max() <= 40  # 300 / 16 expected of each pair
+
+
+def test_mixing_follows_the_generator_alone():
+    state = torch.get_rng_state()
+    a, b, c = (mixed(seed)[0].item() for seed in (0, 0, 1))
+    assert a == b != c
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_mixing_with_a_model_that_has_noise_takes_the_noise_from_the_generator():
+    model = front(Bottleneck, 3, code=4, draws=2)
+    a, b = (mixup(model, FLOAT, Y, 0.5, torch.Generator().manual_seed(0)).item() for _ in range(2))
+    assert a == b
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_a_batch_of_one_class_mixes_to_its_cross_entropy(count):
+    """Images that are all the same: whatever the proportion, the loss is theirs."""
+    model, x, y = net(), FLOAT[:1].expand(count, -1, -1, -1), torch.full((count,), 2)
+    loss = mixup(model, x, y, 0.5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loss, F.cross_entropy(model(x), y))
+
+
+def test_mixing_teaches_clean_images_too():
+    model = net()
+    fit(model, mixup, X, Y, epochs=30, batch_size=16, learning_rate=1e-2)
+    assert (model(FLOAT).argmax(1) == Y).double().mean() > 0.9
 
 
 # ---------------------------------------------------------------- when something is off
@@ -456,6 +900,10 @@ def test_an_objective_that_is_not_finite_stops_the_run(tmp_path):
         ({"x": X.float()}, "x"),
         ({"x": X.float() / 255 * float("nan")}, "x"),
         ({"final_learning_rate": -1.0}, "final_learning_rate"),
+        ({"peak": -0.1}, "peak"),
+        ({"peak": 1.1}, "peak"),
+        ({"peak": None}, "peak"),
+        ({"peak": float("nan")}, "peak"),
         ({"seed": 0.5}, "seed"),
     ],
 )

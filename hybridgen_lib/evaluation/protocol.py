@@ -147,6 +147,7 @@ def adaptive_pgd(
     restarts: int = 1,
     eot: int = 5,
     draws: int = 10,
+    surrogate: nn.Module | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """The protocol's first attack alone, PGD on the margin adapted to models with noise, for ``attack_outcomes``.
@@ -154,6 +155,7 @@ def adaptive_pgd(
     A deterministic model gets margin PGD. A stochastic one is first attacked with its noise frozen, for all ``steps`` (an
     image that one draw gets wrong is not yet fooled); then what is still right in any of ``draws`` fresh draws is attacked
     with gradients averaged over ``eot`` of them. Of all tries the one that is right least often on those draws is returned.
+    ``surrogate`` as in :func:`evaluate_robustness`.
     """
     suite = Suite(steps, restarts, eot, draws)
     check_images(x)
@@ -163,7 +165,7 @@ def adaptive_pgd(
         raise ValueError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     worst = _WorstCase(check_model(model), x, y.to(x.device), ball, suite, generator)
-    worst.margin_pgd(None)
+    worst.margin_pgd(surrogate)
     return worst.images
 
 

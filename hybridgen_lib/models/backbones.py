@@ -1,8 +1,7 @@
-"""Feature extractors: VGG for small images, and a tap that reads any network in the middle.
+"""Well-known networks for small images, a tap that reads any network in the middle, and any network without its last layer.
 
-The layers are torchvision's (Simonyan and Zisserman 2015, configurations D and E, with batch normalisation). Two things
-differ: pools round up, so that images of 28 pixels pass through all five, and the dense layers have 512 units in place of
-4,096, since one pixel is left of a small image by then.
+VGG, ResNet and AlexNet were published for images of 224 pixels; each says what it has in place of layers that would leave
+nothing of 28 or 32. Inputs are in [0, 1]: batch normalisation centres them, and AlexNet, which has none, does so itself.
 """
 
 from __future__ import annotations
@@ -13,17 +12,51 @@ import math
 from collections import OrderedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridgen_lib.classifier import check_choice, check_images, check_model, check_number
 
-__all__ = ["FeatureTap", "Vgg", "features_of"]
+__all__ = ["AlexNet", "FeatureTap", "Vgg", "WideResNet", "features_of", "headless", "resnet"]
 
 CONFIGURATIONS = {16: "D", 19: "E"}
+RESNETS = {18: ("BasicBlock", (2, 2, 2, 2)), 34: ("BasicBlock", (3, 4, 6, 3)), 50: ("Bottleneck", (3, 4, 6, 3))}
+"""The kind of block, and how many of them each of the four stages has."""
 
 
-class Vgg(nn.Sequential):
+class NamedLayers(nn.Sequential):
+    """Layers with names, one after the other: images (B, channels, H, W) -> logits (B, C).
+
+    Convolutions start as in He et al. (2015) and torchvision's VGG and ResNet; else a deep network learns late or never.
+    """
+
+    score_kind = "logit"
+
+    def __init__(self, layers: dict[str, nn.Module]):
+        super().__init__(OrderedDict(layers))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return super().forward(x)
+
+
+def _checked(image_shape: tuple[int, int, int], classes: int) -> None:
+    check_number(classes, "classes", low=2, integer=True)
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(f"image_shape must be (channels, H, W), got {tuple(image_shape)}")
+
+
+class Vgg(NamedLayers):
     """VGG16 or VGG19 with batch normalisation: images (B, channels, H, W) -> logits (B, C).
+
+    The layers are torchvision's (Simonyan and Zisserman 2015, configurations D and E). Two things differ: pools round up, so
+    that images of 28 pixels pass through all five, and the dense layers have 512 units in place of 4,096, since one pixel is
+    left of a small image by then.
 
     Its layers have names: ``conv1`` to ``conv13`` (or ``conv16``), ``pool1`` to ``pool5``, ``dense1``, ``dense2``, ``logits``.
     A convolution and a dense layer are named with their normalisation and ReLU.
@@ -35,16 +68,12 @@ class Vgg(nn.Sequential):
         width: every layer has this share of the published number of channels (64 to 512) and units (512).
     """
 
-    score_kind = "logit"
-
     def __init__(self, depth: int, image_shape: tuple[int, int, int], classes: int, width: float = 1.0):
         from torchvision.models import vgg  # seconds, which only those who build one should wait
 
         check_choice(depth, "depth", CONFIGURATIONS)
         check_number(width, "width", low=1 / 64)
-        check_number(classes, "classes", low=2, integer=True)
-        if len(image_shape) != 3 or min(image_shape) < 1:
-            raise ValueError(f"image_shape must be (channels, H, W), got {tuple(image_shape)}")
+        _checked(image_shape, classes)
         plan = [v if v == "M" else round(v * width) for v in vgg.cfgs[CONFIGURATIONS[depth]]]
         layers, convolutions, pools = OrderedDict(), 0, 0
         flat = list(vgg.make_layers(plan, batch_norm=True))
@@ -65,14 +94,152 @@ class Vgg(nn.Sequential):
             layers[f"dense{k}"] = nn.Sequential(nn.Linear(size, units), nn.BatchNorm1d(units), nn.ReLU(inplace=True))
         layers["logits"] = nn.Linear(units, classes)
         super().__init__(layers)
-        for module in self.modules():  # torchvision's start, without which 13 layers learn late or never
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
-        self.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return super().forward(x)
+
+def resnet(depth: int, image_shape: tuple[int, int, int], classes: int, width: float = 1.0) -> nn.Module:
+    """ResNet18, ResNet34 or ResNet50 for small images: images (B, channels, H, W) -> logits (B, C).
+
+    The blocks, the names of the layers and so the names of the weights are torchvision's (He et al. 2016; its bottleneck has
+    the stride in the 3x3 convolution). As is usual for images of 32 pixels, the first convolution is 3x3 of stride 1 in place
+    of 7x7 of stride 2, and no max-pool follows, so that of 32 pixels 4 a side are left. For large images take torchvision's
+    own: this one would cost 16 times as much.
+
+    Args:
+        depth: 18, 34 or 50.
+        image_shape: (channels, H, W).
+        classes: C.
+        width: every layer has this share of the published number of channels (64 to 512, or to 2,048).
+    """
+    from torchvision.models import resnet as blocks  # seconds, which only those who build one should wait
+
+    check_choice(depth, "depth", RESNETS)
+    check_number(width, "width", low=1 / 64)
+    _checked(image_shape, classes)
+    kind, counts = RESNETS[depth]
+    block = getattr(blocks, kind)
+    size = round(64 * width)
+    layers = {"conv1": blocks.conv3x3(image_shape[0], size), "bn1": nn.BatchNorm2d(size), "relu": nn.ReLU(inplace=True)}
+    for k, count in enumerate(counts):
+        stage, planes, stride = [], round(64 * 2**k * width), 1 if k == 0 else 2
+        for _ in range(count):
+            after, shortcut = planes * block.expansion, None
+            if stride != 1 or size != after:
+                shortcut = nn.Sequential(blocks.conv1x1(size, after, stride), nn.BatchNorm2d(after))
+            stage.append(block(size, planes, stride, shortcut))
+            size, stride = after, 1
+        layers[f"layer{k + 1}"] = nn.Sequential(*stage)
+    layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "fc": nn.Linear(size, classes)}
+    return NamedLayers(layers)
+
+
+class PreActivationBlock(nn.Module):
+    """Two 3x3 convolutions, each behind its normalisation and ReLU, beside a shortcut: (B, before, H, W) -> (B, after, ...).
+
+    Where the number of channels changes, the shortcut is a 1x1 convolution of the same normalised input.
+    """
+
+    def __init__(self, before: int, after: int, stride: int = 1):
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(before), nn.BatchNorm2d(after)
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.shortcut = None if before == after else nn.Conv2d(before, after, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm1(x))
+        skip = x if self.shortcut is None else self.shortcut(h)
+        return skip + self.conv2(F.relu(self.norm2(self.conv1(h))))
+
+
+class WideResNet(NamedLayers):
+    """WideResNet (Zagoruyko and Komodakis 2016), WRN-34-10 by default: images (B, channels, H, W) -> logits (B, C).
+
+    One convolution, then ``group1`` to ``group3`` of (depth - 4) / 6 pre-activation blocks each, the second and third of
+    which halve the image; no dropout.
+
+    Args:
+        image_shape: (channels, H, W).
+        classes: C.
+        depth: 6 n + 4.
+        widen: the groups have 16, 32 and 64 times so many channels.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int, depth: int = 34, widen: int = 10):
+        count, over = divmod(int(check_number(depth, "depth", low=10, integer=True)) - 4, 6)
+        if over:
+            raise ValueError(f"depth must be 6 n + 4, such as 16, 28 or 34, got {depth}")
+        widen = int(check_number(widen, "widen", low=1, integer=True))
+        _checked(image_shape, classes)
+        size, layers = 16, {"conv1": nn.Conv2d(image_shape[0], 16, 3, padding=1, bias=False)}
+        for k, after in enumerate((16 * widen, 32 * widen, 64 * widen), start=1):
+            first = PreActivationBlock(size, after, stride=1 if k == 1 else 2)
+            layers[f"group{k}"] = nn.Sequential(first, *(PreActivationBlock(after, after) for _ in range(count - 1)))
+            size = after
+        layers |= {"norm": nn.BatchNorm2d(size), "relu": nn.ReLU(inplace=True)}
+        layers |= {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "logits": nn.Linear(size, classes)}
+        super().__init__(layers)
+
+
+class Centre(nn.Module):
+    """Pixels in [0, 1] -> [-1, 1], same shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x - 1
+
+
+class AlexNet(NamedLayers):
+    """AlexNet (Krizhevsky et al. 2012) for small images: images (B, channels, H, W) -> logits (B, C).
+
+    Channels, units, dropout and the later kernels are torchvision's (Krizhevsky 2014, in one column). Ours are: a first
+    convolution of 3x3 and stride 2 in place of 11x11 and stride 4; padded pools, which round up, so that of 28 and of 32
+    pixels 2 a side are left; (x - 0.5) / 0.5 before all, since there is no batch normalisation; the start of the convolutions,
+    with which it learns from the first epoch on. Dropout, of half of what enters each hidden dense layer, happens in training
+    mode only and draws from torch's global generator.
+
+    Its layers have names: ``conv1`` to ``conv5``, each with its ReLU, ``pool1`` to ``pool3``, ``dense1``, ``dense2``, each
+    with its dropout and ReLU, ``logits``.
+
+    Args:
+        image_shape: (channels, H, W).
+        classes: C.
+        width: every layer has this share of the published number of channels (64 to 384) and units (4,096).
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int, width: float = 1.0):
+        check_number(width, "width", low=1 / 64)
+        _checked(image_shape, classes)
+        plan, pools = ((64, 3, 2), (192, 5, 1), (384, 3, 1), (256, 3, 1), (256, 3, 1)), {1: "pool1", 2: "pool2", 5: "pool3"}
+        size, layers = image_shape[0], {"centre": Centre()}
+        for k, (channels, kernel, stride) in enumerate(plan, start=1):
+            after = round(channels * width)
+            convolution = nn.Conv2d(size, after, kernel, stride, padding=kernel // 2)
+            layers[f"conv{k}"] = nn.Sequential(convolution, nn.ReLU(inplace=True))
+            if k in pools:
+                layers[pools[k]] = nn.MaxPool2d(3, stride=2, padding=1)
+            size = after
+        layers["flat"] = nn.Flatten()
+        size *= -(-image_shape[1] // 16) * -(-image_shape[2] // 16)
+        units = round(4096 * width)
+        for k in (1, 2):
+            layers[f"dense{k}"] = nn.Sequential(nn.Dropout(0.5), nn.Linear(size, units), nn.ReLU(inplace=True))
+            size = units
+        layers["logits"] = nn.Linear(units, classes)
+        super().__init__(layers)
+
+
+def headless(network: nn.Module) -> tuple[nn.Module, int]:
+    """A copy of ``network`` without its last linear layer, and F: the copy turns images into features (B, F).
+
+    The last linear layer is the last in ``network.named_modules()``, and must be what gives the logits. The copy is trained
+    as ``network`` would be; for a frozen part of a network see :class:`FeatureTap`.
+    """
+    linear = [name for name, part in check_model(network, "network").named_modules() if name and isinstance(part, nn.Linear)]
+    if not linear:
+        raise ValueError(f"network must have a linear layer that gives its logits, got {type(network).__name__} without one")
+    trunk = copy.deepcopy(network)
+    last = trunk.get_submodule(linear[-1])
+    trunk.set_submodule(linear[-1], nn.Identity().train(last.training))
+    return trunk, last.in_features
 
 
 class FeatureTap(nn.Module):

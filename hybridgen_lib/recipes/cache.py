@@ -21,6 +21,7 @@ from hybridgen_lib import data as datasets
 from hybridgen_lib.classifier import check_choice, check_number
 from hybridgen_lib.evaluation import fraction_right
 from hybridgen_lib.measurement import Outcomes
+from hybridgen_lib.recipes.causalib import CAUSALIB
 from hybridgen_lib.recipes.deepbayes import DEEPBAYES
 from hybridgen_lib.recipes.hybrid import BACKBONES, HYBRID
 from hybridgen_lib.recipes.recipe import PROFILES, Recipe
@@ -29,9 +30,9 @@ from hybridgen_lib.recipes.zoo import ZOO
 
 __all__ = ["RECIPES", "build", "cache_path", "choose_device", "clean_outcomes", "recipe_of", "trained"]
 
-MAY_BE_ZERO = ("epochs", "images", "shift")
-"""Whole-number settings for which 0 means something: no training, all images, no augmentation."""
-RECIPES: dict[str, Recipe] = {**DEEPBAYES, **ZOO, **ROBUST, **HYBRID}
+MAY_BE_ZERO = ("epochs", "images", "shift", "held_out")
+"""Whole-number settings for which 0 means something: no training, all images, no augmentation, none held out."""
+RECIPES: dict[str, Recipe] = {**DEEPBAYES, **ZOO, **ROBUST, **HYBRID, **CAUSALIB}
 
 
 def recipe_of(name: str) -> tuple[str, dict]:

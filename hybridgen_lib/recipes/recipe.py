@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
-from hybridgen_lib.data import ImageData
-from hybridgen_lib.training import Objective, fit
+from hybridgen_lib.data import ImageData, as_float
+from hybridgen_lib.training import Objective, Selection, fit
 
 __all__ = ["PROFILES", "Recipe", "by_gradient"]
 
@@ -34,12 +34,25 @@ class Recipe:
     on: dict[str, dict] = field(default_factory=dict)
 
 
-def by_gradient(objective: Callable[[dict], Objective]) -> Trainer:
-    """Train with :func:`~hybridgen_lib.training.fit`, by the objective that a recipe's settings give."""
+SCHEDULE = ("epochs", "batch_size", "learning_rate", "final_learning_rate", "peak")
 
-    def train(model: nn.Module, settings: dict, images: ImageData, **run) -> list[float]:
-        schedule = {key: settings[key] for key in ("epochs", "batch_size", "learning_rate", "final_learning_rate")}
-        count = settings.get("images") or len(images.train_x)
-        return fit(model, objective(settings), images.train_x[:count], images.train_y[:count], **schedule, **run)
+
+def by_gradient(
+    objective: Callable[[dict], Objective], select: Callable[[dict, Tensor, Tensor], Selection] | None = None
+) -> Trainer:
+    """Train with :func:`~hybridgen_lib.training.fit`, by the objective that a recipe's settings give.
+
+    ``select`` makes of settings, images and labels what chooses the epoch to keep. The images are the last ``held_out`` of
+    the training set (a setting), which are then not trained on.
+    """
+
+    def train(model: nn.Module, settings: dict, images: ImageData, *, device, **run) -> list[float]:
+        schedule = {key: settings[key] for key in SCHEDULE if key in settings}
+        x, y, held = images.train_x, images.train_y, settings.get("held_out", 0)
+        if held:
+            apart, labels = as_float(x[-held:]).to(device), y[-held:].to(device)
+            x, y, schedule["select"] = x[:-held], y[:-held], select(settings, apart, labels)
+        count = settings.get("images") or len(x)
+        return fit(model, objective(settings), x[:count], y[:count], device=device, **schedule, **run)
 
     return train

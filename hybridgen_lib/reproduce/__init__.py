@@ -8,8 +8,10 @@ A job whose file is there does nothing, so a table may take several sittings and
 
 from functools import partial
 
+from hybridgen_lib.reproduce.causalib import CAUSALIB, CAUSALIB_CIFAR10, CAUSALIB_CIFAR100, CAUSALIB_FASHION
 from hybridgen_lib.reproduce.deepbayes import DEEPBAYES
 from hybridgen_lib.reproduce.hybrid import HYBRID, HYBRID_CIFAR10, HYBRID_CIFAR100, HYBRID_TINY
+from hybridgen_lib.reproduce.interpretable import INTERPRETABLE, INTERPRETABLE_CIFAR10
 from hybridgen_lib.reproduce.jobs import run
 from hybridgen_lib.reproduce.zoo import ZOO
 
@@ -22,6 +24,12 @@ DOCUMENTS = {
     "hybrid-cifar10": HYBRID_CIFAR10,
     "hybrid-cifar100": HYBRID_CIFAR100,
     "hybrid-tiny": HYBRID_TINY,
+    "interpretable": INTERPRETABLE,
+    "interpretable-cifar10": INTERPRETABLE_CIFAR10,
+    "causalib": CAUSALIB,
+    "causalib-fashion": CAUSALIB_FASHION,
+    "causalib-cifar10": CAUSALIB_CIFAR10,
+    "causalib-cifar100": CAUSALIB_CIFAR100,
 }
 """A document's plan, or several on different data, told apart behind a dash."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from hybridgen_lib.attacks.balls import Ball, Linf
 from hybridgen_lib.classifier import check_choice
 from hybridgen_lib.evaluation import SUITES, adaptive_outcomes, attack_outcomes
 from hybridgen_lib.measurement import Outcomes
+from hybridgen_lib.models.gazes import Gazes
 from hybridgen_lib.recipes import RECIPES, choose_device, recipe_of, trained
 
 __all__ = ["Document", "Job", "Measurement", "clean", "curve", "run", "worst_case"]
@@ -78,6 +79,7 @@ class Document:
     stand_in: dict[str, str]  # by profile: how our networks differ from the document's, or nothing
     exact: tuple[str, ...] = ()  # models that are the document's at every profile
     claim_data: str = ""  # the document's data set that this one stands in for, if it is another
+    claim_models: dict[str, str] = field(default_factory=dict)  # by model: the document's that it stands in for, if another
     source: str = "cnn"  # the plain network whose adversarial images are tried on the others
 
     def ways(self, model: str) -> list[str]:
@@ -111,6 +113,11 @@ def suite_of(job: Job) -> str:
     return "adaptive-sampling-cpu" if job.samples and job.profile == "cpu" else "adaptive"
 
 
+def surrogate_of(model: nn.Module) -> nn.Module | None:
+    """Whose gradients the protocol takes in place of the model's own: of CiiV's, whose threshold has none (BPDA)."""
+    return model.surrogate() if isinstance(model, Gazes) else None
+
+
 def worst_case(ball_type: type[Ball], epsilons: tuple[float, ...]) -> Measurement:
     """The adaptive protocol: what each of its attacks and those before it leave; the last is the worst case."""
 
@@ -120,6 +127,7 @@ def worst_case(ball_type: type[Ball], epsilons: tuple[float, ...]) -> Measuremen
             job.images,
             [ball_type(eps) for eps in epsilons],
             suite_of(job),
+            surrogate=surrogate_of(job.model),
             source=job.source(),
             index=job.first(ADAPTIVE_IMAGES, ADAPTIVE_IMAGES_PLAIN),
             seed=job.seed,
@@ -155,7 +163,7 @@ def run(
     check_choice(profile, "profile", plan.stand_in)
     images = datasets.load(plan.data, data_root)
     key = {"document": document.partition("-")[0], "data": images, "model": model, "profile": profile, "seed": seed}
-    key |= {"chapter": plan.chapter, "claim_data": plan.claim_data}
+    key |= {"chapter": plan.chapter, "claim_data": plan.claim_data, "claim_model": plan.claim_models.get(model, "")}
     key |= {"stand_in": "" if model in plan.exact else plan.stand_in[profile], **way.key}
     path = results.path_of(results_root, **key)
     if key["attack"] == "masking-report":
@@ -168,7 +176,7 @@ def run(
         recipe = RECIPES[recipe_of(model)[0]]
         settings = {
             "recipe_version": recipe.version,
-            "samples": getattr(network, "samples", 1),
+            "samples": getattr(network, "samples", getattr(network, "draws", 1)),
             **way.settings,
         }
         trained_as = {**recipe.settings[profile], **recipe.on.get(images.name, {})}

@@ -28,7 +28,7 @@ DOCUMENTS = ("hybrid", "deepbayes", "interpretable", "zoo", "causalib")
 PROFILES = ("paper", "cpu")  # the better one first; a quick run is never recorded
 PROTOCOLS = ("as_published", "adaptive")
 _KEY = ("document", "data", "claim_data", "model", "profile", "seed", "protocol", "attack", "norm", "steps")
-_KEY += ("reading", "variant", "stand_in", "chapter")
+_KEY += ("reading", "variant", "stand_in", "chapter", "claim_model")
 _REPORT_KEY = ("document", "data", "claim_data", "model", "profile", "seed", "stand_in", "chapter")
 
 
@@ -146,6 +146,7 @@ def path_of(root: str | Path | None = None, **key) -> Path:
         reading: which reading of the document, where it can be read in two ways; variant: ``code`` for a bug of its code.
         stand_in: how the run differs from the document's (other data, width or schedule); then it can never "reproduce".
         claim_data: the document's data set that this one stands in for; by default the data set itself.
+        claim_model: the document's model that this one stands in for; by default the model itself.
 
     Raises:
         ValueError: for anything that is not so.
@@ -170,14 +171,16 @@ def _full_key(
     variant: str = "",
     stand_in: str = "",
     claim_data: str = "",
+    claim_model: str = "",
 ) -> dict:
     plain = {name: f"{v:g}" if isinstance(v, float) else str(v).lower() for name, v in sorted((changes or {}).items())}
     extra = ",".join(f"{name}={v}" for name, v in plain.items())
+    model = f"{model}@{extra}" if extra else model
     key = {
         "document": document, "data": data.name, "claim_data": claim_data or data.name,
-        "model": f"{model}@{extra}" if extra else model, "profile": profile, "seed": seed, "protocol": protocol,
+        "model": model, "profile": profile, "seed": seed, "protocol": protocol,
         "attack": attack, "norm": norm, "steps": steps, "reading": reading, "variant": variant, "stand_in": stand_in,
-        "chapter": chapter,
+        "chapter": chapter, "claim_model": claim_model or model,
     }  # fmt: skip
     _check_key(key)
     return key
@@ -215,6 +218,9 @@ def read(root) -> list[dict]:
         try:
             content = json.loads(path.read_text())
             content["outcomes"] = Outcomes.from_dict(content["outcomes"])
+            content["key"].setdefault(
+                "claim_model", content["key"]["model"]
+            )  # of files that were written before there was one
             _check_key(content["key"])
             _check_outcomes(content["key"], content["outcomes"])
             if path != folder(root) / file_of(content["key"]):

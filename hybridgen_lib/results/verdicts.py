@@ -75,7 +75,7 @@ def _candidates(items: list[dict], claim, model: str, attack: str, protocol: str
     for item in items:
         key, clean = item["key"], claim.metric == "clean_accuracy"
         same_data = key["data"] == claim.data or (key["stand_in"] and key["claim_data"] == claim.data)
-        about = key["document"] == claim.document and same_data and key["model"] == model and not key["variant"]
+        about = key["document"] == claim.document and same_data and key["claim_model"] == model and not key["variant"]
         if not about or (key["reading"] and key["reading"] not in claim.reading.split("; ")):
             continue
         if clean or attack == "none":

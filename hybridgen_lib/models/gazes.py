@@ -1,0 +1,105 @@
+"""CiiV: a classifier that looks at noisy black-and-white glances of an image, each sharp where the gaze rests.
+
+Tang, Tao and Zhang (2021) read the sampling of a retina as an instrument, as `causalib` reads noise on features. Settings are
+those of their released code (github.com/KaihuaTang/Adversarial-Robustness-by-Causal-Intervention.pytorch).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hybridgen_lib.classifier import StochasticClassifier, check_number
+from hybridgen_lib.models.backbones import headless
+
+__all__ = ["Gazes"]
+
+NOISE, SOFTNESS, KEPT, COPIES = 0.9, 1e-5, 0.9, 3
+"""Half-width of the noise before the threshold, and how soft its step is; what a mask must exceed to keep a pixel; how many
+copies are behind a glance."""
+PLACES = (16 / 32, 5 / 32, 27 / 32)
+"""Where gazes rest, along each side: nine places in all."""
+
+
+class Gazes(StochasticClassifier):
+    """``network`` behind nine gazes: images (B, channels, H, W) -> the log of its mean probabilities (B, C).
+
+    A glance is the mean of three copies of the image, each turned black and white by a random threshold and masked by a
+    random mask, dense at the gaze and thinner away from it. The logits of a glance are divided by the share of pixels that
+    its masks keep. The score is the log of the mean probability over all glances.
+
+    The threshold is a step in all but name: ``s / (s + 1e-5)`` of the light s above it has a gradient, of which next to all
+    sits in the few pixels that lie on the edge. :meth:`surrogate` is the same network with the threshold's mean, for BPDA.
+
+    Args:
+        network: one whose last linear layer gives C logits; it is copied.
+        image_shape: (channels, H, W).
+        samples: how many of the nine gazes; the first is the middle.
+    """
+
+    score_kind = "log_conditional"
+
+    def __init__(self, network: nn.Module, image_shape: tuple[int, int, int], classes: int, samples: int = 9, seed: int = 0):
+        super().__init__(seed)
+        self.samples = int(check_number(samples, "samples", low=1, high=len(PLACES) ** 2, integer=True))
+        check_number(classes, "classes", low=2, integer=True)
+        if len(image_shape) != 3 or min(image_shape) < 1:
+            raise ValueError(f"image_shape must be (channels, H, W), got {tuple(image_shape)}")
+        self.trunk, features = headless(network)
+        self.head = nn.Linear(features, int(classes))
+        self.smooth = False
+        self.register_buffer("sharpness", _sharpness(*image_shape[1:]), persistent=False)
+
+    def surrogate(self) -> Gazes:
+        """The same function with every threshold replaced by its mean over the noise, which has a gradient."""
+        twin = self.with_samples(self.samples)
+        twin.smooth = True
+        return twin
+
+    def with_samples(self, samples: int) -> Gazes:
+        """The same network with so many gazes."""
+        twin = copy.copy(self)
+        twin._frozen_seed = self._frozen_seed  # a copy would start unfrozen
+        twin.samples = int(check_number(samples, "samples", low=1, high=len(PLACES) ** 2, integer=True))
+        return twin
+
+    def glances(self, x: Tensor, gazes: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """What is seen from each of ``gazes`` (G,): images (G, B, channels, H, W), and the share of pixels that its masks keep
+        (G, B), or (G, 1) under frozen noise."""
+        channels, height, width = x.shape[1:]
+        numbers = COPIES * (channels + 1) * height * width
+        uniform = torch.special.ndtr(self.noise(len(gazes), len(x), numbers, x, generator))
+        uniform = uniform.unflatten(2, (COPIES, channels + 1, height, width))
+        light, chance = (2 * x - 1)[None, :, None], uniform[:, :, :, :channels]
+        if self.smooth:
+            copies = ((light + NOISE) / (2 * NOISE)).clamp(0, 1)
+        else:
+            bright = (light + NOISE * (2 * chance - 1)).relu()
+            copies = bright / (bright + SOFTNESS)
+        masks = (self.sharpness[gazes][:, None, None, None] + uniform[:, :, :, channels:] > KEPT).to(x.dtype)
+        return (copies * masks).mean(2), masks.mean((2, 3, 4, 5))
+
+    def features(self, x: Tensor, gazes: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The network's features of each glance (G, B, F), and the share of pixels kept, as :meth:`glances` gives it."""
+        seen, kept = self.glances(x, gazes, generator)
+        return self.trunk(seen.flatten(0, 1)).unflatten(0, (len(gazes), len(x))), kept
+
+    def classify(self, features: Tensor, kept: Tensor) -> Tensor:
+        """Log probabilities (G, B, C) of each glance."""
+        return (self.head(features) / kept[..., None]).log_softmax(-1)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        gazes = torch.arange(self.samples, device=x.device)
+        return self.classify(*self.features(x, gazes, generator)).logsumexp(0) - math.log(self.samples)
+
+
+def _sharpness(height: int, width: int) -> Tensor:
+    """For each gaze (9, H, W): 1 where it rests, less with the distance d of a pixel from it, as (max d - d + 10)^0.3."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    places = [(a * height, b * width) for a in PLACES for b in PLACES]
+    distance = torch.stack([((rows - a) ** 2 + (columns - b) ** 2).sqrt() for a, b in places])
+    near = (distance.amax((1, 2), keepdim=True) - distance + 10) ** 0.3
+    return near / near.amax((1, 2), keepdim=True)
