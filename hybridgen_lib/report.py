@@ -19,7 +19,7 @@ from hybridgen_lib import figures
 from hybridgen_lib.results import NOT_RUN
 
 __all__ = ["PROTOCOL_TITLES", "beside", "curves_by_protocol", "differences", "percent", "rates", "stages", "survivors"]
-__all__ += ["left", "timings", "verdicts"]
+__all__ += ["left", "timings", "verdicts", "without_stages"]
 
 PROTOCOL_TITLES = {"as_published": "as published", "adaptive": "adaptive"}
 
@@ -46,8 +46,16 @@ def rates(rows: pd.DataFrame, columns: str | list[str] = "eps") -> pd.DataFrame:
     return shown.pivot(index=["profile", "seed", "model", "n"], columns=columns, values="cell").fillna(NOT_RUN)
 
 
+def without_stages(rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` without what the adaptive protocol's attacks had left on the way to its worst case. The first of these is
+    recorded as ``pgd``, as a document's own attack is; :func:`stages` shows them."""
+    passing = [attack for attack in STAGES if attack != "worst-case"]
+    return rows[(rows["protocol"] != "adaptive") | ~rows["attack"].isin(passing)]
+
+
 def left(rows: pd.DataFrame, model: str, attack: str, eps: float) -> float:
     """The recorded accuracy of one model under one attack in linf, the mean over seeds; NaN where there is none."""
+    rows = without_stages(rows)
     part = rows[(rows["model"] == model) & (rows["attack"] == attack) & (rows["eps"] == eps)]
     return part[(part["metric"] == "accuracy") & (part["norm"] == "linf")]["value"].mean()
 

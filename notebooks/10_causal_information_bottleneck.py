@@ -658,7 +658,7 @@ def at(rows, eps):
     close = (rows.eps - eps).abs() < 1e-6
     clean = (rows.attack == "none") & (rows.metric == "clean_accuracy")
     linf = (rows.metric == "accuracy") & (rows.norm == "linf") & (rows.variant == "")
-    return rows[clean | (linf & close)]
+    return report.without_stages(rows[clean | (linf & close)])
 
 
 # %% tags=["recorded"]
@@ -689,7 +689,8 @@ table[wanted].round(3) if len(table) else results.NOT_RUN
 # half from 72/255 on under FGSM, and CausalIB from 96/255.
 
 # %% tags=["recorded"]
-curve = everything[(everything.data == "mnist") & everything.model.isin(order)]
+curve = report.without_stages(everything)
+curve = curve[(curve.data == "mnist") & curve.model.isin(order)]
 curve = curve[(curve.metric == "accuracy") & (curve.norm == "linf") & (curve.variant == "")]
 curve = curve[curve.seed == 0].sort_values("model", key=lambda m: m.map(order.index))
 panels = {"FGSM": "fgsm", "PGD-20": "pgd", "margin PGD, EOT": "pgd-margin"}

@@ -160,13 +160,14 @@ def test_survivors_of_nothing_say_so(tmp_path, capsys):
 
 
 def test_what_is_left_is_one_models_accuracy_under_one_attack_in_linf():
-    columns = ["model", "attack", "norm", "metric", "eps", "value"]
-    mine = [("a", "pgd", "linf", "accuracy", 0.1, value) for value in (0.5, 0.7)]
+    columns = ["protocol", "model", "attack", "norm", "metric", "eps", "value"]
+    mine = [("as_published", "a", "pgd", "linf", "accuracy", 0.1, value) for value in (0.5, 0.7)]
     others = [
-        ("a", "pgd", "l2", "accuracy", 0.1, 0.9),
-        ("a", "pgd", "linf", "success_rate", 0.1, 0.2),
-        ("b", "pgd", "linf", "accuracy", 0.1, 0.1),
-        ("a", "pgd", "linf", "accuracy", 0.2, 0.0),
+        ("as_published", "a", "pgd", "l2", "accuracy", 0.1, 0.9),
+        ("as_published", "a", "pgd", "linf", "success_rate", 0.1, 0.2),
+        ("as_published", "b", "pgd", "linf", "accuracy", 0.1, 0.1),
+        ("as_published", "a", "pgd", "linf", "accuracy", 0.2, 0.0),
+        ("adaptive", "a", "pgd", "linf", "accuracy", 0.1, 0.0),  # a stage on the way to the worst case
     ]
     rows = pd.DataFrame([*mine, *others], columns=columns)
     assert report.left(rows, "a", "pgd", 0.1) == pytest.approx(0.6)
