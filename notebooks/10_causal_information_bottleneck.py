@@ -411,7 +411,8 @@ def adapted(model, x, y, ball, *, generator):
 
 
 eps = 50 / 255
-tries = {"FGSM": attacks.fgsm, "PGD-20": partial(attacks.pgd, steps=20), "adapted": adapted}
+pgd_20 = partial(attacks.pgd, steps=20)
+tries = {"FGSM": attacks.fgsm, "PGD-20": pgd_20, "adapted": adapted}
 first, first_y = x[:100], y[:100]
 kept = {}
 for name, model in models.items():
@@ -673,6 +674,20 @@ def table_one(images, number):
 with pd.option_context("display.width", 200):
     for images in ("mnist", "fashion-mnist"):
         display(table_one(images, 0).rename_axis(images))
+
+# %% [markdown]
+# The first line is the one to check a laboratory by, and it fits: an undefended network falls to nothing here as there. CausalIB does
+# not fit. The document has 81 and 54 % of MNIST left at 50/255. Of ours, trained as the text says, FGSM leaves next to nothing, and
+# PGD nothing. No stronger attack was needed to refute it.
+
+# %% tags=["recorded"]
+left = partial(
+    report.left, everything[(everything.data == "mnist") & (everything.seed == 0)]
+)
+if best == "cpu":
+    for name in ("mlp", "mlp-causalib"):
+        assert left(name, "fgsm", eps) < 0.1
+        assert left(name, "pgd", eps) < 0.02
 
 # %% [markdown]
 # The seeds beside each other, for the three models that have three.
