@@ -37,6 +37,9 @@ MODELS = {
     ],
     "09_adversarial_training": ["cnn", "cnn-at", "cnn-at-l2"],
     "10_causal_information_bottleneck": ["mlp", *[f"mlp-{way}" for way in WAYS_TO_TRAIN]],
+    "11_saliency": ["cnn", "cnn-at-l2", "gfz"],
+    "12_inversion_and_features": ["cnn", "cnn-at-l2", "gbz", "resnet18"],
+    "13_class_generation_and_fid": ["cnn", "cnn-at-l2", "gfz", "gbz", "resnet18", "vgg16"],
 }
 
 # Which full-scale measurements a document has, on which data, for which models (hybridgen_lib/reproduce says what each is);
@@ -65,6 +68,9 @@ WEIGHTS = [f"mlp-causalib@{change}" for change in WEIGHTS]
 CAUSALIB_WAYS = ["clean", "fgsm", "pgd", "pgd-margin", "fgsm-code", "pgd-code", "transfer-fgsm", "transfer-pgd", "cw", "autoattack"]
 CAUSALIB_WAYS += ["autoattack-l2", "autoattack-half", "autoattack-rms", "worst-case", "masking"]
 L2_WAYS = ["clean", "pgd-l2", "pgd-margin-l2", "worst-case"]
+PAIR, CIFAR_PAIR, GENERATIVE = ["cnn", "cnn-at-l2"], ["resnet18", "resnet18-at-l2"], ["gfz", "gfy", "gbz", "gby"]
+EXPLAIN_WAYS = ["ig", "ig-adaptive", "shap", "shap-adaptive", "inversion-noise", "inversion-another-class"]
+EXPLAIN_WAYS += ["generation", "draws", "generation-adaptive", "draws-adaptive", "real", "samples"]
 MEASUREMENTS = {
     "deepbayes": ("fashion-mnist", [*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin", "worst-case"]),
     "zoo": ("mnist", ZOO, ZOO_WAYS),
@@ -72,8 +78,10 @@ MEASUREMENTS = {
     "hybrid-cifar10": ("cifar10-jpeg", [*HYBRID, *ABLATION], WAYS),
     "hybrid-cifar100": ("cifar100", HYBRID, WAYS),
     "hybrid-tiny": ("tiny-imagenet-32", ["vgg19", *HEADS], ["clean"]),
-    "interpretable": ("fashion-mnist", ["cnn", "cnn-at-l2"], L2_WAYS),
-    "interpretable-cifar10": ("cifar10-jpeg", ["resnet18", "resnet18-at-l2"], L2_WAYS),
+    "interpretable": ("fashion-mnist", PAIR, L2_WAYS),
+    "interpretable-cifar10": ("cifar10-jpeg", CIFAR_PAIR, L2_WAYS),
+    "interpretable-explained": ("fashion-mnist", [*PAIR, "real-data", *GENERATIVE], EXPLAIN_WAYS),
+    "interpretable-explained-cifar10": ("cifar10-jpeg", [*CIFAR_PAIR, "real-data"], EXPLAIN_WAYS[:-1]),
     "causalib": ("mnist", [*MLP, *WEIGHTS], CAUSALIB_WAYS),
     "causalib-fashion": ("fashion-mnist", MLP, CAUSALIB_WAYS),
     "causalib-cifar10": ("cifar10-jpeg", [*ALEXNET, *RESNET34, *WIDERESNET], CAUSALIB_WAYS),
@@ -81,14 +89,18 @@ MEASUREMENTS = {
 }
 AT = {"hybrid": ["cpu"], "hybrid-cifar10": ["paper"], "hybrid-cifar100": ["paper"], "hybrid-tiny": ["paper"]}
 AT |= {"interpretable": ["cpu"], "interpretable-cifar10": ["paper"]}
+AT |= {"interpretable-explained": ["cpu"], "interpretable-explained-cifar10": ["paper"]}
 AT |= {"causalib-cifar10": ["paper"], "causalib-cifar100": ["paper"]}  # others at both
 SOURCE = {"hybrid": "vgg16", "hybrid-cifar10": "vgg16", "hybrid-cifar100": "vgg16", "hybrid-tiny": "vgg19"}
 SOURCE |= {"interpretable-cifar10": "resnet18", "causalib": "mlp", "causalib-fashion": "mlp"}
 SOURCE |= {"causalib-cifar10": "alexnet", "causalib-cifar100": "resnet34"}  # others cnn
+EXTRACTOR = {"interpretable-explained": "resnet18", "interpretable-explained-cifar10": "resnet34"}
 CODE = ["logreg", "nn", "cnn", "nb", "mrf", "gmm", "cnn-vae"]
 ONLY = {"zoo": {"clean-mse": ["cvae"], "fgsm-code": CODE, "pgd-code": CODE}}
 ONLY["hybrid"] = {"clean-no-m": [*HEADS, *ABLATION, "cama"], "brief-ce": ABLATION, "brief-margin": ABLATION}
 ONLY["hybrid"] |= {way: HYBRID for way in [*HYBRID_WAYS, "masking"]}
+ONLY["interpretable"] = dict.fromkeys(EXPLAIN_WAYS[:6] + ["generation", "generation-adaptive"], PAIR + CIFAR_PAIR)
+ONLY["interpretable"] |= dict.fromkeys(["real", "draws", "draws-adaptive"], ["real-data"]) | {"samples": GENERATIVE}
 NAMED = [*MLP, *ALEXNET, *RESNET34, *WIDERESNET]
 ONLY["causalib"] = {way: NAMED for way in CAUSALIB_WAYS[6:]}
 ONLY["causalib"] |= {way: [n for n in NAMED if n.endswith(("-vib", "-causalib"))] for way in ["fgsm-code", "pgd-code"]}
@@ -140,16 +152,24 @@ def models_of(wildcards):
     return trained(wildcards, MODELS.get(wildcards.chapter, []))
 
 
+def files_of(document, model):
+    """How many results the measurements of a model write: a worst case one for each attack, an inversion its end and its best."""
+    ways = ways_of(document, model) if model in MEASUREMENTS[document][1] else []
+    return len(ways) + 3 * ("worst-case" in ways) + sum(way.startswith("inversion") for way in ways)
+
+
 def model_to_measure(wildcards):
     """The model, unless everything about it is on file already: then nobody needs it."""
     run = f"{wildcards.profile}-s{wildcards.seed}"
     document, data = wildcards.document.partition("-")[0], MEASUREMENTS[wildcards.document][0]
     names = [wildcards.model, *(["cvae@rule=mse"] if wildcards.model == "cvae" else [])]
-    recorded = [path for name in names for path in Path("results", document, data).glob(f"{name}-{run}-*")]
-    ways = ways_of(wildcards.document, wildcards.model)
-    files = len(ways) + 3 * ("worst-case" in ways)  # which writes one for each of its four attacks
-    source = [SOURCE.get(wildcards.document, "cnn")] if "worst-case" in ways else []
-    return [] if len(recorded) >= files else trained(wildcards, [wildcards.model, *source], data)
+    recorded = [path for name in names for path in Path("results", document, data).glob(f"{name}-{run}-*.[cj]s*")]
+    same = [d for d in MEASUREMENTS if d.partition("-")[0] == document and MEASUREMENTS[d][0] == data]
+    if len(recorded) >= sum(files_of(d, wildcards.model) for d in same):
+        return []
+    source = [SOURCE.get(wildcards.document, "cnn")] if "worst-case" in ways_of(wildcards.document, wildcards.model) else []
+    others = [*source, *([EXTRACTOR[wildcards.document]] if wildcards.document in EXTRACTOR else [])]
+    return trained(wildcards, [*([] if wildcards.model == "real-data" else [wildcards.model]), *others], data)
 
 
 def measured(wildcards):

@@ -34,12 +34,15 @@ def main() -> None:
     epochs[PEER] = partial(_by_peer, build(ATTACKED, (1, 28, 28), 10, PROFILE), images)
     x = as_float(images.train_x[:100])
     answers = {name: partial(_answer, model.eval(), x) for name, model in models.items()}
-    save("defences", [_table("An epoch of training", epochs), _table("A prediction", answers)], ["torchattacks"])
+    tables = [
+        _table("An epoch of training", f"{BATCHES} batches of training images.", epochs),
+        _table("A prediction", "One batch, by the draws of the recipe.", answers),
+    ]
+    save("defences", tables, ["torchattacks"])
 
 
-def _table(title: str, cases: dict) -> dict:
+def _table(title: str, what: str, cases: dict) -> dict:
     seconds = interleaved(cases, REPETITIONS)
-    what = f"{BATCHES} batches of training images." if title.startswith("An") else "One batch, by the draws of the recipe."
     timed = [{"case": case, "seconds": seconds[case]} for case in cases]
     return {"title": f"{title}, eight ways", "note": f"{NOTE} {what}", "reference": PLAIN, "cases": timed}
 

@@ -11,7 +11,7 @@ import html
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -22,7 +22,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["SliderFigure", "curves", "draw_graph", "image_grid", "slider_figure", "use_style"]
+__all__ = ["SliderFigure", "curves", "draw_graph", "image_grid", "saliency_grid", "slider_figure", "use_style"]
 
 STYLE = Path(__file__).with_name("hybridgen.mplstyle")
 MARKERS = "osD^vPX*"
@@ -70,6 +70,57 @@ def image_grid(
             axis.set_title(titles[k], fontsize=7, loc="center", pad=2)
         if row_titles is not None and k % columns == 0:
             axis.set_ylabel(row_titles[k // columns], fontsize=8, rotation=0, ha="right", va="center")
+    return figure
+
+
+def saliency_grid(
+    images: Tensor | np.ndarray,
+    attributions: Mapping[str, Tensor | np.ndarray],
+    *,
+    row_titles: Sequence[str] | None = None,
+    label: str = "",
+    overlay: bool = False,
+) -> Figure:
+    """Draw images (a row each) beside what explains them (a column each): red speaks for the class, blue against it.
+
+    ``images`` is (N, channels, H, W), uint8 or float in [0, 1]; ``attributions`` has for the title of a column the values
+    (N, channels, H, W), which are summed over channels. All share one scale, from minus to plus the 99th percentile of their
+    absolute values, so that a column that is pale has less to say; the colour bar shows it, with ``label`` for the unit.
+    ``overlay`` puts the values over the faint image. Returns the figure. Raises ``ValueError`` for other shapes or counts.
+    """
+    pictures = [_picture(image) for image in images]
+    maps = {title: _summed(values, title) for title, values in attributions.items()}
+    if not pictures or not maps:
+        raise ValueError(f"there must be an image and an attribution at least, got {len(pictures)} and {len(maps)}")
+    shape = (len(pictures), *pictures[0].shape[:2])
+    for title, values in maps.items():
+        if values.shape != shape:
+            raise ValueError(f"attributions[{title!r}] must explain {shape} pixels, got {values.shape}")
+    if row_titles is not None and len(row_titles) != len(pictures):
+        raise ValueError(f"row_titles must have {len(pictures)} entries, got {len(row_titles)}")
+    limit = np.quantile([np.abs(values) for values in maps.values()], 0.99) or 1.0
+    scale = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    size = (len(maps) + (1.9 if row_titles is None else 2.9), len(pictures) + 0.25)
+    figure, axes = plt.subplots(len(pictures), len(maps) + 1, figsize=size, squeeze=False)
+    for row, (line, picture) in enumerate(zip(axes, pictures, strict=True)):
+        line[0].imshow(picture, cmap="gray", vmin=0, vmax=1)
+        for axis, values in zip(line[1:], maps.values(), strict=True):
+            if overlay:
+                axis.imshow(picture if picture.ndim == 2 else picture.mean(2), cmap="gray_r", vmin=0, vmax=1, alpha=0.25)
+            strength = np.clip(np.abs(values[row]) / limit, 0, 1) if overlay else None
+            shown = axis.imshow(values[row], alpha=strength, **scale)
+        if row_titles is not None:
+            line[0].set_ylabel(row_titles[row], fontsize=8, rotation=0, ha="right", va="center")
+    for axis, title in zip(axes[0], ["image", *maps], strict=True):
+        axis.set_title(title, fontsize=8, loc="center", pad=3)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.grid(False)
+    shown = shown if not overlay else plt.cm.ScalarMappable(plt.Normalize(-limit, limit), "RdBu_r")  # one without alpha
+    bar = figure.colorbar(shown, ax=axes, aspect=12 * len(pictures), pad=0.02, ticks=[-limit, 0, limit], format="%.2g")
+    bar.ax.tick_params(labelsize=7, length=2)
+    bar.set_label(label, fontsize=8)
     return figure
 
 
@@ -203,6 +254,14 @@ def _picture(image) -> np.ndarray:
     if array.dtype.kind != "f" or not (array >= -1e-6).all() or not (array <= 1 + 1e-6).all():
         raise ValueError(f"an image must be uint8, or float in [0, 1] without NaN; got {array.dtype}")
     return np.clip(array.astype(float), 0, 1)
+
+
+def _summed(values, title: str) -> np.ndarray:
+    """Attributions (N, channels, H, W) as float (N, H, W), summed over channels."""
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.ndim != 4 or array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise ValueError(f"attributions[{title!r}] must be finite floats (N, channels, H, W), got {array.dtype} {array.shape}")
+    return array.sum(1, dtype=float)
 
 
 def _png(frame) -> bytes:

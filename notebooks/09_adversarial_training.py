@@ -65,6 +65,7 @@ from hybridgen_lib import (
 from hybridgen_lib.attacks import L2, Linf
 from hybridgen_lib.measurement import paired_difference
 
+# %%
 figures.use_style()
 torch.backends.cudnn.deterministic = True  # on a GPU, too, equal calls give equal gradients
 torch.backends.cudnn.allow_tf32 = False
@@ -157,6 +158,7 @@ def train(model, eps, steps, epochs, generator):
         yield  # the epoch is over: have a look
 
 
+# %%
 def small_network(number):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
@@ -571,7 +573,7 @@ def ground(model, image, label, ticks):
     return lead.view(len(ticks), -1).cpu()
 
 
-# %% tags=["hide-input", "slider"]
+# %% tags=["hide-input"]
 ticks = torch.linspace(-3, 3, 31, device=device)
 both_right = (plain(x).argmax(1) == y) & (robust(x).argmax(1) == y)
 shown = [((y == c) & both_right).nonzero()[0].item() for c in (0, 4, 3, 7, 8, 9)]
@@ -596,6 +598,7 @@ def frame(i):
     return figure
 
 
+# %% tags=["hide-input", "slider"]
 alt = "The lead of the right class around an image, for the plain and the robust network"
 figures.slider_figure(
     [frame(i) for i in shown], [fashion.classes[y[i]] for i in shown], "image", alt=alt
@@ -1014,6 +1017,10 @@ def check_replay(answer):
         F.cross_entropy(counted((batch[0] + d).clamp(0, 1)), batch[1]) for d in (0, delta)
     )
     assert after > before  # the attacker has climbed
+
+
+# %%
+def check_free(answer):
     free = train_freely(answer, epochs=4, times=4)
     tried = attacks.pgd(free, x, y, ball, steps=10)
     twin = watched["on clean images"][0]
@@ -1027,6 +1034,7 @@ def check_replay(answer):
 
 if replay(fresh, None, held_x[:2], held_y[:2], 0 * held_x[:2], ball, 1) is not None:
     check_replay(replay)
+    check_free(replay)
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-cell"]
@@ -1042,6 +1050,7 @@ def replay_solution(model, optimizer, x, y, delta, ball, times):
 
 
 check_replay(replay_solution)
+check_free(replay_solution)
 
 # %% [markdown]
 # **4. Fast, with an eye on PGD.** (hard, 25 minutes) Two repairs of exercise 2 {cite}`wong2020fast`. A random
@@ -1059,8 +1068,8 @@ def worth(model):
 
 
 # %%
-def check_fast(images_of, value_of):
-    image, label, values = held_x[:50], held_y[:50], []
+def check_fast_images(images_of):
+    image, label = held_x[:50], held_y[:50]
     one, same, other = (
         images_of(fresh, image, label, wide, torch.Generator().manual_seed(number))
         for number in (1, 1, 2)
@@ -1069,6 +1078,12 @@ def check_fast(images_of, value_of):
     assert not torch.equal(one, other)
     assert (wide.norm(one - image) < wide.eps + 1e-6).all()
     assert 0 <= one.min() <= one.max() <= 1
+
+
+# %%
+def check_fast(images_of, value_of):
+    check_fast_images(images_of)
+    values = []
 
     def objective(model, x, y, progress, generator):
         now = Linf(wide.eps * min(1.0, progress / 0.3))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridgen_lib.classifier import StochasticClassifier
+from hybridgen_lib.classifier import Classifier, StochasticClassifier, frozen_noise, is_stochastic
 from hybridgen_lib.data import as_float, load
 
 
@@ -83,3 +83,33 @@ class Constant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scores.expand(len(x), -1)
+
+
+# ---------------------------------------------------------------- what every model with noise of its own must do
+
+
+def has_noise_of_its_own(model: nn.Module, x: Tensor, classes: int) -> None:
+    """Fresh draws, equal ones from equal generators, one function under frozen noise, and the global source untouched."""
+    before = torch.get_rng_state()
+    four, other = (torch.Generator().manual_seed(seed) for seed in (4, 5))
+    assert isinstance(model, Classifier)
+    assert is_stochastic(model)
+    with torch.no_grad():
+        assert model(x).shape == (len(x), classes)
+        assert not torch.equal(model(x), model(x))
+        first = model(x, four)
+        assert torch.equal(first, model(x, four.manual_seed(4)))
+        assert not torch.equal(first, model(x, other))
+        with frozen_noise(model, 1):
+            assert not is_stochastic(model)
+            assert torch.equal(model(x), model(x))
+            first = model(x)
+        with frozen_noise(model, 2):
+            assert not torch.equal(model(x), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def ignores_company_when_frozen(model: nn.Module, x: Tensor) -> None:
+    """Scores under frozen noise are those of each image alone. ``model`` and ``x`` are double."""
+    with torch.no_grad(), frozen_noise(model):
+        torch.testing.assert_close(torch.cat([model(x[:1]), model(x[1:4]), model(x[4:])]), model(x))

@@ -23,7 +23,7 @@ SIZES = {  # the others are small convolutional networks
     **{name: {"width": 1 / 32} for name in ("vgg16", "vgg19")},
     **dict.fromkeys(("gbz-conv9", "gby-conv9", "dbx-fc1"), ON_TOP),
     **{name: {**ON_TOP, "manipulation": 2} for name in ("hybrid-shallow", "hybrid-deep")},
-    **{name: {"width": 1 / 64} for name in ("resnet18", "resnet18-at-l2")},
+    **{name: {"width": 1 / 64} for name in ("resnet18", "resnet18-at-l2", "resnet50", "resnet50-at-l2")},
     **{name: NARROW[name.partition("-")[0]] for name in CAUSALIB},
     **{f"{network}-{way}": {**size, "code": 2, "draws": 2} for network, size in NARROW.items() for way in ("vib", "causalib")},
 }

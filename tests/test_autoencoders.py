@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fixtures_models import has_noise_of_its_own, ignores_company_when_frozen
 from torch import nn
 
 from hybridgen_lib import data, recipes
-from hybridgen_lib.classifier import Classifier, frozen_noise, is_stochastic
+from hybridgen_lib.classifier import frozen_noise
 from hybridgen_lib.models.autoencoders import (
     RULES,
     NearestPicture,
@@ -57,27 +58,15 @@ MODELS = [nearest, lambda: nearest("mse"), vae_classifier, lambda: vae_classifie
 
 @pytest.mark.parametrize("make", MODELS)
 def test_a_classifier_with_noise_of_its_own(make):
-    model, x, before = make(), pictured(), torch.get_rng_state()
-    assert isinstance(model, Classifier)
-    assert is_stochastic(model)
-    with torch.no_grad():
-        assert model(x).shape == (9, CLASSES)
-        assert not torch.equal(model(x), model(x))  # fresh draws
-        assert torch.equal(model(x, generator(4)), model(x, generator(4)))
-        with frozen_noise(model, 1):
-            assert not is_stochastic(model)
-            assert torch.equal(model(x), model(x))
-            first = model(x)
-        with frozen_noise(model, 2):
-            assert not torch.equal(model(x), first)
-    assert torch.equal(torch.get_rng_state(), before)
+    model, x = make(), pictured()
+    assert len(x) == 9
+    has_noise_of_its_own(model, x, CLASSES)
 
 
 @pytest.mark.parametrize("make", MODELS)
 def test_frozen_scores_do_not_depend_on_the_batch(make):
     model, x = make().double(), pictured(dtype=torch.float64)
-    with torch.no_grad(), frozen_noise(model):
-        torch.testing.assert_close(torch.cat([model(x[:1]), model(x[1:5]), model(x[5:])]), model(x))
+    ignores_company_when_frozen(model, x)
 
 
 @pytest.mark.parametrize("make", MODELS)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import defences, hybrid, timing, training
+from benchmarks import defences, explanations, hybrid, timing, training
 from benchmarks.report import README, render
 from benchmarks.timing import RAW, interleaved
 
@@ -16,7 +16,18 @@ def test_the_report_is_the_one_the_raw_repetitions_give():
 
 def test_every_benchmark_keeps_its_repetitions_and_says_on_what_machine():
     names = {path.stem for path in RAW.glob("*.json")}
-    assert names >= {"attacks", "autoattack", "cost", "defences", "hybrid", "scores", "smallest", "training", "two_classes"}
+    assert names >= {
+        "attacks",
+        "autoattack",
+        "cost",
+        "defences",
+        "explanations",
+        "hybrid",
+        "scores",
+        "smallest",
+        "training",
+        "two_classes",
+    }
     for name in names:
         content = json.loads((RAW / f"{name}.json").read_text())
         assert {"processor", "cores", "threads used", "torch"} <= set(content["machine"])
@@ -47,6 +58,19 @@ def test_cases_take_turns_after_an_unmeasured_round(repetitions):
 TINY = {
     hybrid: {"PROFILE": "quick", "CLASSES": (3,), "IMAGES": 2, "REPETITIONS": 2, "BATCHES": (1,), "VGG_CALLS": 2},
     defences: {"PROFILE": "quick", "BATCHES": 1, "REPETITIONS": 2},
+    explanations: {
+        "REPETITIONS": {"cnn": 2, "resnet18": 2, "frechet": 2},
+        "IMAGES": {"cnn": 2, "resnet18": 1},
+        "WIDTH": 0.05,
+        "STEPS": 3,
+        "SAMPLES": 6,
+        "REFERENCES": 3,
+        "EXPLAINED": 2,
+        "LONG_RUN": 12,
+        "LADDER": (5, 9),
+        "DIMENSIONS": 8,
+        "FEATURES": 20,
+    },
     training: {"SIZES": {"quick": {"batches": 1, "head batches": 1, "repetitions": 2, "warm-up": False}}},
 }
 

@@ -4,11 +4,11 @@ import copy
 import itertools
 import math
 import pickle
-from contextlib import suppress
 
 import pytest
 import torch
 import torch.nn.functional as F
+from fixtures_models import has_noise_of_its_own, ignores_company_when_frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -16,7 +16,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from hybridgen_lib import recipes
 from hybridgen_lib.attacks import Linf, pgd
-from hybridgen_lib.classifier import Classifier, frozen_noise, is_stochastic
+from hybridgen_lib.classifier import frozen_noise, is_stochastic
 from hybridgen_lib.models.bottleneck import Bottleneck
 from hybridgen_lib.models.networks import DenseNetwork
 from hybridgen_lib.training import causal_loss, fit, information_bottleneck
@@ -61,28 +61,15 @@ def by_hand(model, x):
 
 
 def test_a_classifier_with_noise_of_its_own():
-    model, x, before = model_of(), pictured(), torch.get_rng_state()
-    assert isinstance(model, Classifier)
+    model, x = model_of(), pictured()
+    assert len(x) == 7
     assert model.score_kind == "log_conditional"
-    assert is_stochastic(model)
-    with torch.no_grad():
-        assert model(x).shape == (7, CLASSES)
-        assert not torch.equal(model(x), model(x))  # fresh draws
-        assert torch.equal(model(x, generator(4)), model(x, generator(4)))
-        assert not torch.equal(model(x, generator(4)), model(x, generator(5)))
-        with frozen_noise(model, 1):
-            assert not is_stochastic(model)
-            assert torch.equal(model(x), model(x))
-            first = model(x)
-        with frozen_noise(model, 2):
-            assert not torch.equal(model(x), first)
-    assert torch.equal(torch.get_rng_state(), before)
+    has_noise_of_its_own(model, x, CLASSES)
 
 
 def test_frozen_scores_do_not_depend_on_the_batch():
     model, x = model_of().double(), pictured(dtype=torch.float64)
-    with torch.no_grad(), frozen_noise(model):
-        torch.testing.assert_close(torch.cat([model(x[:1]), model(x[1:5]), model(x[5:])]), model(x))
+    ignores_company_when_frozen(model, x)
 
 
 def test_every_image_has_draws_of_its_own_unless_frozen():
@@ -338,12 +325,11 @@ def test_its_noise_is_the_generators():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_one_draw_is_enough_or_is_refused():
-    """There is no pair in one draw: its causal loss must not be the mean over nothing, which is NaN."""
+def test_one_draw_has_no_pair_and_is_refused():
     model, x = model_of(draws=1), pictured()
     assert objective(model, x, 0.1).isfinite()
-    with suppress(ValueError):  # a word about it is as good as a number
-        assert objective(model, x, 0.1, 0.5).isfinite()
+    with pytest.raises(ValueError, match=r"^response must"):
+        objective(model, x, 0.1, 0.5)
 
 
 def test_a_large_beta_makes_the_effects_alike_and_a_large_alpha_the_codes():

@@ -31,6 +31,7 @@ METRICS = {
 ATTACKS = {
     "none", "fgm", "fgsm", "ifgsm", "pgd", "cw", "autoattack", "transfer-fgsm", "transfer-pgd", "uniform-noise",
     "gaussian-noise", "contrast-linear", "contrast-binary", "blur", "class-generation", "inversion",
+    "integrated-gradients", "expected-gradients",
 }  # fmt: skip
 
 

@@ -56,6 +56,55 @@ def test_grid_names_what_is_wrong(images, settings, named):
         figures.image_grid(images, **settings)
 
 
+def explained(rows=3, channels=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, channels, 8, 9, generator=generator)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("overlay", [False, True])
+def test_saliency_has_a_row_an_image_a_column_a_model_and_one_scale(channels, overlay):
+    maps = {"plain": explained(channels=channels), "robust": 0.1 * explained(channels=channels, seed=1)}
+    titles = ["a", "b", "c"]
+    figure = figures.saliency_grid(torch.rand(3, channels, 8, 9), maps, row_titles=titles, label="nats", overlay=overlay)
+    *grid, bar = figure.axes
+    assert [axis.get_title() for axis in grid[:3]] == ["image", "plain", "robust"]
+    assert [axis.get_ylabel() for axis in grid[::3]] == titles
+    assert bar.get_ylabel() == "nats"
+    summed = np.stack([values.sum(1).numpy() for values in maps.values()])
+    limit = np.quantile(np.abs(summed), 0.99)
+    for row, column in np.ndindex(3, 2):
+        shown = grid[3 * row + column + 1].images[-1]
+        np.testing.assert_allclose(shown.get_array(), summed[column, row], rtol=1e-5, atol=1e-6)
+        assert shown.get_clim() == pytest.approx((-limit, limit))
+    figure.canvas.draw()  # alpha that varies by pixel is checked only here
+    np.testing.assert_allclose(bar.get_ylim(), (-limit, limit), rtol=1e-6)
+
+
+@pytest.mark.parametrize("overlay", [False, True])
+def test_saliency_of_nothing_at_all_is_white(overlay):
+    figure = figures.saliency_grid(torch.zeros(1, 1, 4, 4), {"m": torch.zeros(1, 1, 4, 4)}, overlay=overlay)
+    figure.canvas.draw()
+    assert figure.axes[1].images[-1].get_clim() == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "maps", "settings", "named"),
+    [
+        (torch.rand(3, 1, 8, 9), {}, {}, "attribution"),
+        (torch.rand(0, 1, 8, 9), {"m": explained(0)}, {}, "image"),
+        (torch.rand(2, 1, 8, 9), {"m": explained(3)}, {}, "'m'"),
+        (torch.rand(3, 1, 9, 9), {"m": explained()}, {}, "'m'"),
+        (torch.rand(3, 1, 8, 9), {"m": explained()[:, 0]}, {}, "'m'"),
+        (torch.rand(3, 1, 8, 9), {"m": explained() / 0}, {}, "finite"),
+        (torch.rand(3, 1, 8, 9), {"m": explained()}, {"row_titles": ["a"]}, "row_titles"),
+    ],
+)
+def test_saliency_names_what_is_wrong(images, maps, settings, named):
+    with pytest.raises(ValueError, match=named):
+        figures.saliency_grid(images, maps, **settings)
+
+
 def table():
     rows = [(model, eps, eps * height) for model, height in (("low", 1.0), ("high", 3.0)) for eps in (0.3, 0.1, 0.2)]
     frame = pd.DataFrame(rows, columns=["model", "eps", "value"])

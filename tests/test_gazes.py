@@ -7,11 +7,12 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from fixtures_models import has_noise_of_its_own, ignores_company_when_frozen
 from torch import nn
 
 from hybridgen_lib import recipes
 from hybridgen_lib.attacks import Linf, pgd
-from hybridgen_lib.classifier import Classifier, frozen_noise, is_stochastic
+from hybridgen_lib.classifier import frozen_noise, is_stochastic
 from hybridgen_lib.models.gazes import Gazes
 from hybridgen_lib.models.networks import DenseNetwork
 from hybridgen_lib.training import fit, intervention
@@ -62,29 +63,17 @@ def sharpness(height, width):
 
 
 def test_a_classifier_with_noise_of_its_own():
-    model, x, before = gazes(), pictured(), torch.get_rng_state()
-    assert isinstance(model, Classifier)
+    model, x = gazes(), pictured()
+    assert len(x) == 5
     assert model.score_kind == "log_conditional"
-    assert is_stochastic(model)
-    with torch.no_grad():
-        assert model(x).shape == (5, CLASSES)
-        assert not torch.equal(model(x), model(x))  # fresh noise
-        assert torch.equal(model(x, generator(4)), model(x, generator(4)))
-        with frozen_noise(model, 1):
-            assert not is_stochastic(model)
-            assert torch.equal(model(x), model(x))
-            first = model(x)
-        with frozen_noise(model, 2):
-            assert not torch.equal(model(x), first)
-    assert torch.equal(torch.get_rng_state(), before)
+    has_noise_of_its_own(model, x, CLASSES)
 
 
 @pytest.mark.parametrize("smooth", [False, True])
 def test_frozen_scores_do_not_depend_on_the_batch(smooth):
     model, x = gazes().double(), pictured(dtype=torch.float64)
     model = model.surrogate() if smooth else model
-    with torch.no_grad(), frozen_noise(model):
-        torch.testing.assert_close(torch.cat([model(x[:1]), model(x[1:4]), model(x[4:])]), model(x))
+    ignores_company_when_frozen(model, x)
 
 
 def test_every_image_is_seen_through_noise_of_its_own_unless_frozen():

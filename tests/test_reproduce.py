@@ -251,7 +251,7 @@ def many(small, monkeypatch):
     monkeypatch.setattr(causalib, "CW_IMAGES", 2)
     monkeypatch.setattr(causalib, "CW", {"steps": 2, "searches": 1})
     monkeypatch.setattr(causalib, "AUTOATTACK_IMAGES", {"cpu": 2, "paper": 2})
-    monkeypatch.setattr(causalib, "AUTOATTACK_IMAGES_PLAIN", 3)
+    monkeypatch.setattr(causalib, "ADAPTIVE_IMAGES_PLAIN", 3)
     monkeypatch.setattr(masking, "QUERIES", 5)
     return small
 
@@ -379,6 +379,7 @@ def pretended(monkeypatch, tmp_path):
 def test_every_claim_of_chapters_09_and_10_is_settled_by_the_jobs_of_its_plan(pretended, document, chapter, profile):
     """Not by names alone: jobs write their files, and the scoreboard finds a run for every claim, at its radius."""
     plans = {name: plan for name, plan in DOCUMENTS.items() if name.partition("-")[0] == document and profile in plan.stand_in}
+    plans = {name: plan for name, plan in plans.items() if plan.chapter == chapter}
     for name, plan in plans.items():
         for model in plan.models:
             for way in plan.ways(model):
@@ -466,7 +467,7 @@ def test_what_the_published_attacks_are_told(monkeypatch):
 def test_the_released_code_attacks_probabilities(many, monkeypatch):
     attacked = []
     monkeypatch.setattr(causalib, "_curve", lambda attack, epsilons, job: attacked.append((attack, epsilons, job)))
-    job = jobs.Job(torch.nn.Flatten(), None, "cpu", 0, lambda: None)
+    job = jobs.Job(torch.nn.Flatten(), None, "cpu", 0, None, None, torch.device("cpu"))
     causalib._as_released(attacks.fgsm, (0.1,), job)
     ((attack, epsilons, seen),) = attacked
     assert (attack, epsilons) == (attacks.fgsm, (0.1,))
@@ -515,7 +516,7 @@ def test_the_protocol_and_the_masking_report_take_its_gradients(many, model, smo
 )
 def test_an_answer_is_dear_where_a_network_runs_many_times(model, answers):
     """A bottleneck draws codes, which cost one linear layer; smoothing and CiiV run the whole network for each."""
-    job = jobs.Job(recipes.build(model, (1, 8, 8), 3, **SIZES[model]), None, "cpu", 0, lambda: None)
+    job = jobs.Job(recipes.build(model, (1, 8, 8), 3, **SIZES[model]), None, "cpu", 0, None, None, torch.device("cpu"))
     assert job.samples == answers
     assert replace(job, model=Probabilities(job.model)).samples == answers
 

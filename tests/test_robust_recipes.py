@@ -20,7 +20,7 @@ from hybridgen_lib.results import claims
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 NAMES = [*CAUSALIB, *ROBUST]
-AT_L2 = ["cnn-at-l2", "resnet18-at-l2"]
+AT_L2 = ["cnn-at-l2", "resnet18-at-l2", "resnet50-at-l2"]
 
 
 def shape_of(name):
@@ -53,6 +53,7 @@ SMALL = {
     "wideresnet": {"widen": 1},
     "cnn": {"width": 2, "hidden": 4},
     "resnet18": {"width": 1 / 64},
+    "resnet50": {"width": 1 / 64},
 }
 CODES = {"vib": {"code": 3, "draws": 2}, "causalib": {"code": 3, "draws": 2}, "at-pgd": {"steps": 2}}
 
@@ -97,7 +98,7 @@ def test_the_plan_of_names():
     assert set(CAUSALIB) == {network + (f"-{way}" if way else "") for network in NETWORKS for way in WAYS}
     assert len(CAUSALIB) == 32
     assert set(NAMES) <= set(RECIPES)
-    assert set(ROBUST) == {"cnn-at", "cnn-at-l2", "resnet18", "resnet18-at-l2"}
+    assert set(ROBUST) == {"cnn-at", "cnn-at-l2", "resnet18", "resnet18-at-l2", "resnet50", "resnet50-at-l2"}
 
 
 def test_every_model_of_a_claim_of_chapters_09_and_10_is_a_recipe_with_valid_changes():
@@ -237,7 +238,7 @@ def test_colour_images_are_shifted_and_mirrored_and_grey_ones_are_not(monkeypatc
         monkeypatch.setattr(module, "in_bfloat16", lambda objective: rounded.append(name) or objective)
     monkeypatch.setattr(recipes.recipe, "fit", lambda *a, **k: [])
     RECIPES[name].train(nn.Flatten(), RECIPES[name].settings["paper"], images_of((1, 8, 8), 1_010), device="cpu")
-    assert shifts == ([] if shape_of(name) == GREY else [4])
+    assert shifts == ([] if shape_of(name) == GREY else [16] if name.startswith("resnet50") else [4])
     assert len(rounded) == len(shifts)
 
 
@@ -361,7 +362,7 @@ def test_the_last_images_are_held_out_and_decide(tiny, monkeypatch, name, held):
     torch.testing.assert_close(seen["apart"], tiny.train_x[40 - held :].float() / 255)
     assert torch.equal(seen["labels"], tiny.train_y[40 - held :])
     assert seen["attack"]["ball"] == L2(0.7)
-    assert (seen["attack"]["steps"], seen["attack"]["step_size"]) == (4, pytest.approx(0.14))
+    assert (seen["attack"]["steps"], seen["attack"]["step_size"]) == (4, pytest.approx(0.7 * settings.get("step", 0.2)))
 
 
 @pytest.mark.parametrize("name", [*(n for n in NAMES if n not in AT_L2), *(f"{n}@held_out=0" for n in AT_L2)])

@@ -8,6 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 import torch
+from fixtures_models import has_noise_of_its_own, ignores_company_when_frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
@@ -15,7 +16,7 @@ from torch import nn
 
 from hybridgen_lib import recipes
 from hybridgen_lib.attacks import L2, pgd
-from hybridgen_lib.classifier import Classifier, frozen_noise, is_stochastic
+from hybridgen_lib.classifier import frozen_noise, is_stochastic
 from hybridgen_lib.models.networks import DenseNetwork
 from hybridgen_lib.models.smoothing import Smoothed, certified_radius
 from hybridgen_lib.recipes.causalib import CAUSALIB
@@ -47,27 +48,15 @@ def pictured(count=6, seed=0, dtype=torch.float32):
 
 
 def test_a_classifier_with_noise_of_its_own():
-    model, x, before = smoothed(), pictured(), torch.get_rng_state()
-    assert isinstance(model, Classifier)
+    model, x = smoothed(), pictured()
+    assert len(x) == 6
     assert model.score_kind == "log_conditional"
-    assert is_stochastic(model)
-    with torch.no_grad():
-        assert model(x).shape == (6, CLASSES)
-        assert not torch.equal(model(x), model(x))  # fresh copies
-        assert torch.equal(model(x, generator(4)), model(x, generator(4)))
-        with frozen_noise(model, 1):
-            assert not is_stochastic(model)
-            assert torch.equal(model(x), model(x))
-            first = model(x)
-        with frozen_noise(model, 2):
-            assert not torch.equal(model(x), first)
-    assert torch.equal(torch.get_rng_state(), before)
+    has_noise_of_its_own(model, x, CLASSES)
 
 
 def test_frozen_scores_do_not_depend_on_the_batch():
     model, x = smoothed().double(), pictured(dtype=torch.float64)
-    with torch.no_grad(), frozen_noise(model):
-        torch.testing.assert_close(torch.cat([model(x[:1]), model(x[1:4]), model(x[4:])]), model(x))
+    ignores_company_when_frozen(model, x)
 
 
 def test_every_image_has_noise_of_its_own_unless_frozen():

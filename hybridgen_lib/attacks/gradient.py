@@ -21,6 +21,7 @@ from hybridgen_lib.attacks.ascent import ascend
 from hybridgen_lib.attacks.balls import L2, Ball, Linf
 from hybridgen_lib.classifier import (
     check_choice,
+    check_generator,
     check_images,
     check_labels,
     check_number,
@@ -285,8 +286,7 @@ def attacking(model, x, y, loss, target, eot, surrogate, generator):
     if loss == "dlr" and target is not None:
         raise ValueError("loss must be ce or margin with a target; dlr leaves a class, it reaches none")
     check_number(eot, "eot", low=1, integer=True)
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise ValueError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
+    check_generator(generator)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     labels = (y if target is None else target).to(x.device, torch.long)
     with ExitStack() as stack:

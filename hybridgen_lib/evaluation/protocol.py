@@ -29,6 +29,7 @@ from hybridgen_lib.attacks import Bpda, autoattack, pgd, square, transfer
 from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.classifier import (
     check_choice,
+    check_generator,
     check_images,
     check_labels,
     check_model,
@@ -161,8 +162,7 @@ def adaptive_pgd(
     check_images(x)
     check_labels(y, images=len(x))
     check_balls([ball], "ball")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise ValueError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
+    check_generator(generator)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     worst = _WorstCase(check_model(model), x, y.to(x.device), ball, suite, generator)
     worst.margin_pgd(surrogate)

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridgen_lib.classifier import check_choice, check_images, check_model, check_number
+from hybridgen_lib.classifier import check_choice, check_image_shape, check_images, check_model, check_number
 
 __all__ = ["AlexNet", "FeatureTap", "Vgg", "WideResNet", "features_of", "headless", "resnet"]
 
 CONFIGURATIONS = {16: "D", 19: "E"}
 RESNETS = {18: ("BasicBlock", (2, 2, 2, 2)), 34: ("BasicBlock", (3, 4, 6, 3)), 50: ("Bottleneck", (3, 4, 6, 3))}
 """The kind of block, and how many of them each of the four stages has."""
+LARGE = 64
 
 
 class NamedLayers(nn.Sequential):
@@ -47,8 +48,7 @@ class NamedLayers(nn.Sequential):
 
 def _checked(image_shape: tuple[int, int, int], classes: int) -> None:
     check_number(classes, "classes", low=2, integer=True)
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ValueError(f"image_shape must be (channels, H, W), got {tuple(image_shape)}")
+    check_image_shape(image_shape)
 
 
 class Vgg(NamedLayers):
@@ -97,12 +97,12 @@ class Vgg(NamedLayers):
 
 
 def resnet(depth: int, image_shape: tuple[int, int, int], classes: int, width: float = 1.0) -> nn.Module:
-    """ResNet18, ResNet34 or ResNet50 for small images: images (B, channels, H, W) -> logits (B, C).
+    """ResNet18, ResNet34 or ResNet50: images (B, channels, H, W) -> logits (B, C).
 
     The blocks, the names of the layers and so the names of the weights are torchvision's (He et al. 2016; its bottleneck has
-    the stride in the 3x3 convolution). As is usual for images of 32 pixels, the first convolution is 3x3 of stride 1 in place
-    of 7x7 of stride 2, and no max-pool follows, so that of 32 pixels 4 a side are left. For large images take torchvision's
-    own: this one would cost 16 times as much.
+    the stride in the 3x3 convolution). Images of 64 pixels and more a side meet the published start: a 7x7 convolution and a
+    max-pool, of stride 2 both. For smaller ones, as is usual, the first convolution is 3x3 of stride 1 and no max-pool
+    follows, so that of 32 pixels 4 a side are left.
 
     Args:
         depth: 18, 34 or 50.
@@ -118,7 +118,10 @@ def resnet(depth: int, image_shape: tuple[int, int, int], classes: int, width: f
     kind, counts = RESNETS[depth]
     block = getattr(blocks, kind)
     size = round(64 * width)
-    layers = {"conv1": blocks.conv3x3(image_shape[0], size), "bn1": nn.BatchNorm2d(size), "relu": nn.ReLU(inplace=True)}
+    large = min(image_shape[1:]) >= LARGE
+    first = nn.Conv2d(image_shape[0], size, 7, 2, 3, bias=False) if large else blocks.conv3x3(image_shape[0], size)
+    layers = {"conv1": first, "bn1": nn.BatchNorm2d(size), "relu": nn.ReLU(inplace=True)}
+    layers |= {"maxpool": nn.MaxPool2d(3, 2, 1)} if large else {}
     for k, count in enumerate(counts):
         stage, planes, stride = [], round(64 * 2**k * width), 1 if k == 0 else 2
         for _ in range(count):
@@ -192,8 +195,8 @@ class AlexNet(NamedLayers):
 
     Channels, units, dropout and the later kernels are torchvision's (Krizhevsky 2014, in one column). Ours are: a first
     convolution of 3x3 and stride 2 in place of 11x11 and stride 4; padded pools, which round up, so that of 28 and of 32
-    pixels 2 a side are left; (x - 0.5) / 0.5 before all, since there is no batch normalisation; the start of the convolutions,
-    with which it learns from the first epoch on. Dropout, of half of what enters each hidden dense layer, happens in training
+    pixels 2 a side are left; (x - 0.5) / 0.5 before all, since there is no batch normalisation; the start of the convolutions.
+    Dropout, of half of what enters each hidden dense layer, happens in training
     mode only and draws from torch's global generator.
 
     Its layers have names: ``conv1`` to ``conv5``, each with its ReLU, ``pool1`` to ``pool3``, ``dense1``, ``dense2``, each

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hybridgen_lib.classifier import check_images, check_labels, check_model, check_number
+from hybridgen_lib.classifier import check_image_shape, check_images, check_labels, check_model, check_number
 
 __all__ = ["GaussianMixtureClassifier", "GaussianNaiveBayes", "Probabilities"]
 
@@ -37,7 +37,7 @@ class GaussianNaiveBayes(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int):
         super().__init__()
-        self.image_shape = _checked_shape(image_shape)
+        self.image_shape = check_image_shape(image_shape)
         check_number(classes, "classes", low=2, integer=True)
         self.means = nn.Parameter(torch.zeros(classes, math.prod(image_shape)))
         self.log_variances = nn.Parameter(torch.zeros_like(self.means))
@@ -95,7 +95,7 @@ class GaussianMixtureClassifier(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int, components: int = 60):
         super().__init__()
-        self.image_shape = _checked_shape(image_shape)
+        self.image_shape = check_image_shape(image_shape)
         check_number(classes, "classes", low=2, integer=True)
         check_number(components, "components", low=1, integer=True)
         self.means = nn.Parameter(torch.zeros(classes, components, math.prod(image_shape)))
@@ -164,12 +164,6 @@ class GaussianMixtureClassifier(nn.Module):
         y, j, noise = (drawn.to(self.means.device) for drawn in (y, j, noise))
         x = self.means[y, j] + torch.exp(self.log_variances[y, j] / 2)[:, None] * noise
         return {"y": y, "j": j, "x": x.unflatten(1, self.image_shape)}
-
-
-def _checked_shape(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ValueError(f"image_shape must be (channels, H, W), got {tuple(image_shape)}")
-    return tuple(image_shape)
 
 
 def _checked_training_set(x: Tensor, y: Tensor, image_shape: tuple, classes: int, least: int) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,12 @@ those of their released code (github.com/KaihuaTang/Adversarial-Robustness-by-Ca
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 from torch import Tensor, nn
 
-from hybridgen_lib.classifier import StochasticClassifier, check_number
+from hybridgen_lib.classifier import StochasticClassifier, check_image_shape, check_number
 from hybridgen_lib.models.backbones import headless
 
 __all__ = ["Gazes"]
@@ -46,8 +45,7 @@ class Gazes(StochasticClassifier):
         super().__init__(seed)
         self.samples = int(check_number(samples, "samples", low=1, high=len(PLACES) ** 2, integer=True))
         check_number(classes, "classes", low=2, integer=True)
-        if len(image_shape) != 3 or min(image_shape) < 1:
-            raise ValueError(f"image_shape must be (channels, H, W), got {tuple(image_shape)}")
+        check_image_shape(image_shape)
         self.trunk, features = headless(network)
         self.head = nn.Linear(features, int(classes))
         self.smooth = False
@@ -55,14 +53,13 @@ class Gazes(StochasticClassifier):
 
     def surrogate(self) -> Gazes:
         """The same function with every threshold replaced by its mean over the noise, which has a gradient."""
-        twin = self.with_samples(self.samples)
+        twin = self.twin()
         twin.smooth = True
         return twin
 
     def with_samples(self, samples: int) -> Gazes:
         """The same network with so many gazes."""
-        twin = copy.copy(self)
-        twin._frozen_seed = self._frozen_seed  # a copy would start unfrozen
+        twin = self.twin()
         twin.samples = int(check_number(samples, "samples", low=1, high=len(PLACES) ** 2, integer=True))
         return twin
 

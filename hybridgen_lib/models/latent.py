@@ -11,7 +11,6 @@ C classes). Chapter 04 builds it by hand; chapter 08 adds variables computed fro
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
@@ -97,8 +96,7 @@ class LatentVariableClassifier(StochasticClassifier):
 
     def with_samples(self, samples: int) -> LatentVariableClassifier:
         """The same networks with another K: another classifier, cheaper or steadier, for an attacker to learn from."""
-        twin = copy.copy(self)
-        twin._frozen_seed = self._frozen_seed  # a copy would start unfrozen
+        twin = self.twin()
         twin.samples = int(check_number(samples, "samples", low=1, integer=True))
         return twin
 
@@ -119,7 +117,7 @@ class LatentVariableClassifier(StochasticClassifier):
                     raise ValueError(f"{name} must be a number or a finite tensor ({dims},), got shape {tuple(value.shape)}")
             else:
                 check_number(value, name)
-        twin = self.with_samples(self.samples)
+        twin = self.twin()
         twin.interventions = {**self.interventions, **values}
         return twin
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridgen_lib.classifier import check_model, check_number
+from hybridgen_lib.classifier import check_image_shape, check_model, check_number
 from hybridgen_lib.models.binary import binarise
 
 __all__ = ["Denoised", "PixelGraph", "PixelGraphClassifier"]
@@ -143,8 +143,7 @@ class PixelGraphClassifier(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int):
         super().__init__()
-        if len(image_shape) != 3 or min(image_shape) < 1:
-            raise ValueError(f"image_shape must be (channels, H, W), got {tuple(image_shape)}")
+        check_image_shape(image_shape)
         check_number(classes, "classes", low=2, integer=True)
         channels, height, width = image_shape
         self.unary = nn.Parameter(torch.zeros(classes, channels, height, width))

@@ -6,14 +6,13 @@ wins (Cohen, Rosenfeld and Kolter 2019). Attacks need a smooth function of the i
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 from scipy.stats import beta, norm
 from torch import Tensor, nn
 
-from hybridgen_lib.classifier import StochasticClassifier, check_images, check_model, check_number, evaluating
+from hybridgen_lib.classifier import StochasticClassifier, check_generator, check_images, check_model, check_number, evaluating
 
 __all__ = ["Smoothed", "certified_radius"]
 
@@ -41,8 +40,7 @@ class Smoothed(StochasticClassifier):
 
     def with_samples(self, samples: int) -> Smoothed:
         """The same network asked ``samples`` times."""
-        twin = copy.copy(self)
-        twin._frozen_seed = self._frozen_seed  # a copy would start unfrozen
+        twin = self.twin()
         twin.samples = int(check_number(samples, "samples", low=1, integer=True))
         return twin
 
@@ -76,8 +74,7 @@ class Smoothed(StochasticClassifier):
         check_images(x)
         guesses = int(check_number(guesses, "guesses", low=1, integer=True))
         votes = int(check_number(votes, "votes", low=1, integer=True))
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise ValueError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
+        check_generator(generator)
         check_number(error, "error", low=1e-12, high=0.5)
         generator = torch.Generator().manual_seed(self.noise_seed) if generator is None else generator
         with evaluating(self.network):

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hybridgen_lib import data as datasets
-from hybridgen_lib.classifier import check_choice, check_number
+from hybridgen_lib.classifier import check_choice, check_image_shape, check_number
 from hybridgen_lib.evaluation import fraction_right
 from hybridgen_lib.measurement import Outcomes
 from hybridgen_lib.recipes.causalib import CAUSALIB
@@ -91,8 +91,7 @@ def build(
     settings = _settings(name, profile, changes, data)
     check_number(seed, "seed", low=0, integer=True)
     check_number(classes, "classes", low=2, integer=True)
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ValueError(f"image_shape must be (channels, H, W), got {tuple(image_shape)}")
+    check_image_shape(image_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return RECIPES[name].build(settings, tuple(image_shape), classes)

@@ -10,6 +10,7 @@ from functools import partial
 
 from hybridgen_lib.reproduce.causalib import CAUSALIB, CAUSALIB_CIFAR10, CAUSALIB_CIFAR100, CAUSALIB_FASHION
 from hybridgen_lib.reproduce.deepbayes import DEEPBAYES
+from hybridgen_lib.reproduce.explanations import EXPLAINED, EXPLAINED_CIFAR10
 from hybridgen_lib.reproduce.hybrid import HYBRID, HYBRID_CIFAR10, HYBRID_CIFAR100, HYBRID_TINY
 from hybridgen_lib.reproduce.interpretable import INTERPRETABLE, INTERPRETABLE_CIFAR10
 from hybridgen_lib.reproduce.jobs import run
@@ -26,6 +27,8 @@ DOCUMENTS = {
     "hybrid-tiny": HYBRID_TINY,
     "interpretable": INTERPRETABLE,
     "interpretable-cifar10": INTERPRETABLE_CIFAR10,
+    "interpretable-explained": EXPLAINED,
+    "interpretable-explained-cifar10": EXPLAINED_CIFAR10,
     "causalib": CAUSALIB,
     "causalib-fashion": CAUSALIB_FASHION,
     "causalib-cifar10": CAUSALIB_CIFAR10,

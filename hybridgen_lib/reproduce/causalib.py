@@ -22,7 +22,16 @@ from hybridgen_lib.evaluation import adaptive_pgd, attack_outcomes, masking_repo
 from hybridgen_lib.measurement import Outcomes
 from hybridgen_lib.models.classical import Probabilities
 from hybridgen_lib.recipes.causalib import NETWORKS, WAYS
-from hybridgen_lib.reproduce.jobs import Document, Job, Measurement, clean, curve, surrogate_of, worst_case
+from hybridgen_lib.reproduce.jobs import (
+    ADAPTIVE_IMAGES_PLAIN,
+    Document,
+    Job,
+    Measurement,
+    clean,
+    curve,
+    surrogate_of,
+    worst_case,
+)
 
 __all__ = ["CAUSALIB", "CAUSALIB_CIFAR10", "CAUSALIB_CIFAR100", "CAUSALIB_FASHION"]
 
@@ -34,7 +43,6 @@ ADAPTIVE_PGD = {"steps": 40, "restarts": 1, "eot": 5, "draws": 10}
 CW = {"steps": 20, "searches": 1}
 CW_IMAGES = 100
 AUTOATTACK_IMAGES = {"cpu": 50, "paper": 1_000}  # of a model that samples
-AUTOATTACK_IMAGES_PLAIN = 500
 READINGS = {
     "l2": "l2 radius as printed",
     "half": "l2 radius 0.5, AutoAttack's usual one",
@@ -97,7 +105,7 @@ def _autoattacked(reading: str, job: Job) -> Outcomes:
     """The radius of Tables 4 and 5, 8/255: in linf (no ``reading``), or one of the readings of their l2 column."""
     pixels = math.prod(job.images.test_x.shape[1:])
     eps = {"half": 0.5, "rms": 8 / 255 * math.sqrt(pixels)}.get(reading, 8 / 255)
-    index = job.first(AUTOATTACK_IMAGES, AUTOATTACK_IMAGES_PLAIN)
+    index = job.first(AUTOATTACK_IMAGES, ADAPTIVE_IMAGES_PLAIN)
     return attack_outcomes(
         job.model, job.images, published_autoattack, L2 if reading else Linf, [eps], index=index, draws=10, seed=job.seed
     )

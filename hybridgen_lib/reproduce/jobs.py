@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
+import torch
 from torch import nn
 
 from hybridgen_lib import data as datasets
@@ -16,11 +18,14 @@ from hybridgen_lib.attacks import fgsm
 from hybridgen_lib.attacks.balls import Ball, Linf
 from hybridgen_lib.classifier import check_choice
 from hybridgen_lib.evaluation import SUITES, adaptive_outcomes, attack_outcomes
-from hybridgen_lib.measurement import Outcomes
+from hybridgen_lib.measurement import Measured, Outcomes
 from hybridgen_lib.models.gazes import Gazes
 from hybridgen_lib.recipes import RECIPES, choose_device, recipe_of, trained
 
-__all__ = ["Document", "Job", "Measurement", "clean", "curve", "run", "worst_case"]
+__all__ = ["REAL", "Document", "Job", "Measurement", "Part", "clean", "curve", "run", "worst_case"]
+
+REAL = "real-data"
+"""The name of no model: real images where others are made ones."""
 
 CLEAN_IMAGES = 1_000
 TABLE_IMAGES = {"cpu": 300, "paper": 1_000}
@@ -33,13 +38,15 @@ each is cheap."""
 
 @dataclass(frozen=True)
 class Job:
-    """What one run is about: a trained model on a data set, and who attacks it from outside."""
+    """What one run is about: a trained model on a data set, who attacks it from outside, and who else may be asked."""
 
-    model: nn.Module
+    model: nn.Module | None  # None for real data
     images: datasets.ImageData
     profile: str
     seed: int
     source: Callable[[], nn.Module]  # the plain network whose adversarial images are tried on the model
+    other: Callable[[str], nn.Module]  # any recipe, trained on the same images
+    device: torch.device
 
     @property
     def samples(self) -> bool:
@@ -51,18 +58,28 @@ class Job:
         return range(few[self.profile] if self.samples else many)
 
 
+class Part(NamedTuple):
+    """One of several results of a run: how its key differs from the run's, what was measured, and pictures to go with it."""
+
+    key: dict
+    measured: Measured
+    sheet: results.Sheet | None = None
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One way to measure a model for a document: the key of its results, its settings, and how the outcomes come about.
 
-    ``measure`` gives the outcomes, or several by the name of the attack, of which that in ``key`` is written last, or a
-    masking report. ``only`` names the models it is for; none means all.
+    ``measure`` gives what was measured, or several parts, of which that with the run's own key comes last, or a masking
+    report. ``only`` names the models it is for; none means all. What ``asks_for`` a file that few have is run when it is
+    named, never with the rest.
     """
 
     key: dict
     settings: dict
-    measure: Callable[[Job], Outcomes | dict[str, Outcomes] | pd.DataFrame]
+    measure: Callable[[Job], Measured | list[Part] | pd.DataFrame]
     only: tuple[str, ...] = ()
+    asks_for: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +100,10 @@ class Document:
     source: str = "cnn"  # the plain network whose adversarial images are tried on the others
 
     def ways(self, model: str) -> list[str]:
-        """The measurements that ``model`` has, by name."""
+        """The measurements that ``model`` has, by name, without those that ask for a file."""
+        return [name for name in self.all_ways(model) if not self.measurements[name].asks_for]
+
+    def all_ways(self, model: str) -> list[str]:
         return [name for name, way in self.measurements.items() if not way.only or model in way.only]
 
 
@@ -121,7 +141,7 @@ def surrogate_of(model: nn.Module) -> nn.Module | None:
 def worst_case(ball_type: type[Ball], epsilons: tuple[float, ...]) -> Measurement:
     """The adaptive protocol: what each of its attacks and those before it leave; the last is the worst case."""
 
-    def measure(job: Job) -> dict[str, Outcomes]:
+    def measure(job: Job) -> list[Part]:
         stages = adaptive_outcomes(
             job.model,
             job.images,
@@ -132,7 +152,8 @@ def worst_case(ball_type: type[Ball], epsilons: tuple[float, ...]) -> Measuremen
             index=job.first(ADAPTIVE_IMAGES, ADAPTIVE_IMAGES_PLAIN),
             seed=job.seed,
         )
-        return {"worst-case" if k == len(stages) - 1 else name: stage for k, (name, stage) in enumerate(stages.items())}
+        *passing, _ = stages  # the last is the worst case, which is what the key says
+        return [Part({"attack": name} if name in passing else {}, stage) for name, stage in stages.items()]
 
     key = {"protocol": "adaptive", "attack": "worst-case", "norm": ball_type.__name__.lower()}
     return Measurement(key, {name: asdict(SUITES[name]) for name in ("adaptive", "adaptive-sampling-cpu")}, measure)
@@ -159,7 +180,7 @@ def run(
     """
     plan = documents[check_choice(document, "document", documents)]
     check_choice(model, "model", plan.models)
-    way = plan.measurements[check_choice(measurement, "measurement", plan.ways(model))]
+    way = plan.measurements[check_choice(measurement, "measurement", plan.all_ways(model))]
     check_choice(profile, "profile", plan.stand_in)
     images = datasets.load(plan.data, data_root)
     key = {"document": document.partition("-")[0], "data": images, "model": model, "profile": profile, "seed": seed}
@@ -169,22 +190,31 @@ def run(
     if key["attack"] == "masking-report":
         path = path.with_suffix(".csv")
     if not path.exists():
-        place = choose_device(device)
-        network = trained(model, images, profile, seed, device=device)
-        # never the same network
-        other = partial(trained, plan.source, images, profile, seed + (model == plan.source), device=device)
-        recipe = RECIPES[recipe_of(model)[0]]
-        settings = {
-            "recipe_version": recipe.version,
-            "samples": getattr(network, "samples", getattr(network, "draws", 1)),
-            **way.settings,
-        }
-        trained_as = {**recipe.settings[profile], **recipe.on.get(images.name, {})}
-        if "backbone" in trained_as:
-            settings["backbone_version"] = RECIPES[trained_as["backbone"]].version
-        outcomes = way.measure(Job(network, images, profile, seed, other))
-        if isinstance(outcomes, pd.DataFrame):
-            return results.record_report(outcomes, results_root, device=str(place), **key)
-        for attack, part in (outcomes if isinstance(outcomes, dict) else {key["attack"]: outcomes}).items():
-            results.record(part, results_root, device=str(place), settings=settings, **(key | {"attack": attack}))
+
+        def other(name: str, seed: int = seed) -> nn.Module:
+            return trained(name, images, profile, seed, device=device)
+
+        network = None if model == REAL else other(model)
+        source = partial(other, plan.source, seed + (model == plan.source))  # never the same network
+        job = Job(network, images, profile, seed, source, other, choose_device(device))
+        settings = {**({} if network is None else _settings(model, network, images, profile)), **way.settings}
+        measured = way.measure(job)
+        if isinstance(measured, pd.DataFrame):
+            return results.record_report(measured, results_root, device=str(job.device), **key)
+        for part in measured if isinstance(measured, list) else [Part({}, measured)]:
+            of_part = key | part.key
+            if part.sheet:  # first, since the numbers say that the run is done
+                results.record_pictures(part.sheet, results.path_of(results_root, **of_part))
+            results.record(part.measured, results_root, device=str(job.device), settings=settings, **of_part)
     return path
+
+
+def _settings(model: str, network: nn.Module, images: datasets.ImageData, profile: str) -> dict:
+    """What of the model decides the outcome."""
+    recipe = RECIPES[recipe_of(model)[0]]
+    samples = getattr(network, "samples", getattr(network, "draws", 1))
+    settings = {"recipe_version": recipe.version, "samples": samples}
+    trained_as = {**recipe.settings[profile], **recipe.on.get(images.name, {})}
+    if "backbone" in trained_as:
+        settings["backbone_version"] = RECIPES[trained_as["backbone"]].version
+    return settings

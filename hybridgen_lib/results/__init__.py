@@ -2,6 +2,7 @@
 
 from hybridgen_lib.results.documents import NOT_RUN, REASONS, claims
 from hybridgen_lib.results.files import DOCUMENTS, PROFILES, PROTOCOLS, load, path_of, record, record_report, reports
+from hybridgen_lib.results.pictures import Sheet, picture_of, record_pictures
 from hybridgen_lib.results.verdicts import claim_verdict, number_verdict, order_verdict, scoreboard
 
 __all__ = [
@@ -10,13 +11,16 @@ __all__ = [
     "PROFILES",
     "PROTOCOLS",
     "REASONS",
+    "Sheet",
     "claim_verdict",
     "claims",
     "load",
     "number_verdict",
     "order_verdict",
     "path_of",
+    "picture_of",
     "record",
+    "record_pictures",
     "record_report",
     "reports",
     "scoreboard",

@@ -1,6 +1,6 @@
 """Full-scale results on file: one run a file, with what happened to every image, its key and where it came from.
 
-Every number is computed from the outcomes (:class:`~hybridgen_lib.measurement.Outcomes`), here and again in a test.
+Every number is computed from what was measured (:mod:`hybridgen_lib.measurement`), here and again in a test.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from hybridgen_lib import __version__
 from hybridgen_lib.classifier import check_choice, check_number
 from hybridgen_lib.data import ImageData
-from hybridgen_lib.measurement import Outcomes
+from hybridgen_lib.measurement import Measured, Outcomes, measured_from
 
 __all__ = ["DOCUMENTS", "PROFILES", "PROTOCOLS", "file_of", "load", "path_of", "read", "record", "record_report", "reports"]
 __all__ += ["rows_of"]
@@ -45,7 +46,7 @@ def file_of(key: Mapping) -> Path:
     return Path(key["document"], data, file + ".json")
 
 
-def rows_of(outcomes: Outcomes) -> list[dict]:
+def rows_of(outcomes: Measured) -> list[dict]:
     table = outcomes.table()
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
@@ -59,7 +60,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def record(
-    outcomes: Outcomes,
+    outcomes: Measured,
     root: str | Path | None = None,
     *,
     data: ImageData,
@@ -70,7 +71,8 @@ def record(
     """Write one run to its file (to a temporary name first) and return the path. The same key replaces the earlier run.
 
     Args:
-        outcomes: what happened to each image; without radii for ``attack="none"``, clean accuracy alone.
+        outcomes: what happened to each image, a number for each, or distances between sets of images. Outcomes of an attack
+            have no radii for ``attack="none"``, clean accuracy alone.
         root: folder of results, by default ``results`` of the clone this package lies in.
         data: the data set that was used; its name enters the key, its checksum the provenance.
         device: where the model ran.
@@ -80,14 +82,17 @@ def record(
     Raises:
         ValueError: for anything that is not so.
     """
-    if not isinstance(outcomes, Outcomes) or not isinstance(data, ImageData):
-        kinds = type(outcomes).__name__, type(data).__name__
-        raise ValueError(f"outcomes must be Outcomes and data ImageData, got {kinds[0]} and {kinds[1]}")
-    if max(outcomes.index) >= len(data.test_x):
-        raise ValueError(f"outcomes speak of image {max(outcomes.index)}, but {data.name} has {len(data.test_x)} test images")
+    if not isinstance(outcomes, Measured) or not isinstance(data, ImageData):
+        kinds = f"{type(outcomes).__name__} and {type(data).__name__}"
+        raise ValueError(f"outcomes must be Outcomes, Values or SetDistances and data ImageData, got {kinds}")
+    if (last := max(getattr(outcomes, "index", [0]))) >= len(data.test_x):
+        raise ValueError(f"outcomes speak of image {last}, but {data.name} has {len(data.test_x)} test images")
     key = _full_key(data=data, **key)
     _check_outcomes(key, outcomes)
-    provenance = _provenance(data, device) | {"settings": dict(settings or {}), "seconds": round(sum(outcomes.seconds), 3)}
+    provenance = _provenance(data, device) | {
+        "settings": dict(settings or {}),
+        "seconds": round(float(np.sum(outcomes.seconds)), 3),
+    }
     content = {"key": key, "provenance": provenance, "rows": rows_of(outcomes), "outcomes": outcomes.to_dict()}
     lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'), allow_nan=False)}" for k, v in content.items())
     return _write(folder(root) / file_of(key), "{" + lines + "}\n")
@@ -204,8 +209,8 @@ def _check_key(key: Mapping) -> None:
         raise ValueError(f"chapter must be two digits, got {key['chapter']!r}")
 
 
-def _check_outcomes(key: Mapping, outcomes: Outcomes) -> None:
-    if (key["attack"] == "none") != (not outcomes.epsilons):
+def _check_outcomes(key: Mapping, outcomes: Measured) -> None:
+    if isinstance(outcomes, Outcomes) and (key["attack"] == "none") != (not outcomes.epsilons):
         raise ValueError(f"attack must be 'none' exactly where no radius was measured; got {key['attack']!r}")
 
 
@@ -217,10 +222,8 @@ def read(root) -> list[dict]:
             continue
         try:
             content = json.loads(path.read_text())
-            content["outcomes"] = Outcomes.from_dict(content["outcomes"])
-            content["key"].setdefault(
-                "claim_model", content["key"]["model"]
-            )  # of files that were written before there was one
+            content["outcomes"] = measured_from(content["outcomes"])
+            content["key"].setdefault("claim_model", content["key"]["model"])  # older files have none
             _check_key(content["key"])
             _check_outcomes(content["key"], content["outcomes"])
             if path != folder(root) / file_of(content["key"]):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from hybridgen_lib.classifier import check_choice
-from hybridgen_lib.measurement import METRICS, Estimate, paired_difference
+from hybridgen_lib.measurement import Estimate, Outcomes, paired_difference
 from hybridgen_lib.results.documents import NOT_RUN, claims
 from hybridgen_lib.results.files import DOCUMENTS, PROFILES, PROTOCOLS, file_of, read
 
@@ -16,6 +16,7 @@ __all__ = ["claim_verdict", "number_verdict", "order_verdict", "scoreboard"]
 
 _TOLERANCE, _MARGIN = 0.05, 0.4  # 5 points make "reproduced", excluding 2 of those 5 makes "differs"
 _UNDECIDED = "undecided at this n"
+_STANDS_IN = {"fid": "frechet_distance"}  # the same distance in another network's features: never the claim's own number
 
 # ---------------------------------------------------------------- verdicts: pure functions of an estimate and a claim
 
@@ -44,26 +45,39 @@ def claim_verdict(ours: Estimate, value: float, metric: str, relation: str = "",
     """Does what a number says about robustness hold under the adaptive protocol?
 
     A printed accuracy says "at least about this much survives", a printed success rate "at most about this much succeeds";
-    a bound says what it says. *stands*, *does not stand*, or *undecided at this n*, by the margins of number_verdict.
+    a distance "at most this far", a bound what it says. *stands*, *does not stand*, or *undecided at this n*, by the margins
+    of number_verdict.
     """
-    relation = relation or ("<" if metric.startswith("success_rate") else ">")
+    relation = relation or ("<" if metric.startswith("success_rate") or _is_distance(metric) else ">")
     return {True: "stands", False: "does not stand", None: _UNDECIDED}[_within(ours, value, relation, tolerance)]
 
 
-def order_verdict(ours: Estimate, relation: str, tolerance: float = _TOLERANCE) -> str:
+def _is_distance(metric: str) -> bool:
+    return metric == "fid" or metric.endswith("_distance")
+
+
+def order_verdict(ours: Estimate, relation: str, tolerance: float = _TOLERANCE, unit: float = 1.0) -> str:
     """Does a claimed order hold, by the interval of a paired difference (ours minus versus)?
 
     ``>``: *stands* if the interval lies above 0, *does not stand* if it excludes a lead of 2 points or more, else
-    *undecided at this n*. ``<`` is its mirror. ``=``: stands if the difference is surely under the tolerance.
+    *undecided at this n*. ``<`` is its mirror. ``=``: stands if the difference is surely under the tolerance. A point is a
+    hundredth of ``unit``: of 1 for shares, of the other side's value for what has no natural scale, such as a distance.
     """
     check_choice(relation, "relation", ("<", ">", "="))
     if relation == "=":
         return claim_verdict(ours, 0.0, "", "=", tolerance)
     low, high = (ours.low, ours.high) if relation == ">" else (-ours.high, -ours.low)
-    return "stands" if low > 0 else "does not stand" if high < _MARGIN * _TOLERANCE else _UNDECIDED
+    return "stands" if low > 0 else "does not stand" if high < _MARGIN * _TOLERANCE * unit else _UNDECIDED
 
 
 # ---------------------------------------------------------------- the scoreboard
+
+
+def _metric(item: dict, claim) -> str | None:
+    """Under which name this run measured what the claim speaks of, if it did."""
+    metric = claim.metric.removesuffix("_rise")
+    names = [metric, *([_STANDS_IN[metric]] if item["key"]["stand_in"] and metric in _STANDS_IN else [])]
+    return next((name for name in names if name in item["outcomes"].metrics), None)
 
 
 def _candidates(items: list[dict], claim, model: str, attack: str, protocol: str, eps: float) -> dict[tuple, dict]:
@@ -76,9 +90,11 @@ def _candidates(items: list[dict], claim, model: str, attack: str, protocol: str
         key, clean = item["key"], claim.metric == "clean_accuracy"
         same_data = key["data"] == claim.data or (key["stand_in"] and key["claim_data"] == claim.data)
         about = key["document"] == claim.document and same_data and key["claim_model"] == model and not key["variant"]
-        if not about or (key["reading"] and key["reading"] not in claim.reading.split("; ")):
+        if not about or (key["reading"] and key["reading"] not in claim.reading.split("; ")) or not _metric(item, claim):
             continue
-        if clean or attack == "none":
+        if not isinstance(item["outcomes"], Outcomes):
+            fits = key["attack"] == attack and key["protocol"] == protocol
+        elif clean or attack == "none":
             fits = key["attack"] == "none"
         else:
             exact = key["attack"] == attack and (math.isnan(claim.steps) or key["steps"] == claim.steps)
@@ -87,39 +103,47 @@ def _candidates(items: list[dict], claim, model: str, attack: str, protocol: str
             fits = fits and (exact or protocol == "adaptive")
         if fits:
             place = key["profile"], key["seed"]
-            left = item["outcomes"].clean.mean() if clean else item["outcomes"].at(eps).mean()
-            rank = key["attack"] != "worst-case", left
+            rank = key["attack"] != "worst-case", _left(item["outcomes"], None if clean else eps)
             if place not in best or rank < best[place]["rank"]:
                 best[place] = {**item, "rank": rank}
     return best
 
 
+def _left(outcomes, eps: float | None) -> float:
+    """By which of several attacks the strongest is known: the accuracy that it leaves."""
+    if not isinstance(outcomes, Outcomes):
+        return 0.0
+    return (outcomes.clean if eps is None else outcomes.at(eps)).mean().item()
+
+
 def _estimate(claim, a: dict, b: dict | None) -> Estimate:
     eps = None if math.isnan(claim.eps) else claim.eps
     if b is None:
-        return a["outcomes"].estimate(claim.metric, eps)
+        return a["outcomes"].estimate(_metric(a, claim), eps)
     sums = a["provenance"]["data_checksum"], b["provenance"]["data_checksum"]
     if sums[0] != sums[1]:
         raise ValueError(
             f"{file_of(a['key'])} and {file_of(b['key'])} must be about the same data, got {sums[0]} and {sums[1]}"
         )
-    metric, rise = claim.metric.removesuffix("_rise"), claim.metric.endswith("_rise")
+    metric, rise = _metric(a, claim), claim.metric.endswith("_rise")
+    if not isinstance(a["outcomes"], Outcomes):
+        return a["outcomes"].minus(b["outcomes"], metric)
     other = None if math.isnan(claim.versus_eps) else claim.versus_eps
     return paired_difference(a["outcomes"], b["outcomes"], metric, eps, None if rise else other, other if rise else None)
 
 
-def _verdict(claim, protocol: str, ours: Estimate, stand_in: str) -> str:
+def _verdict(claim, protocol: str, ours: Estimate, stand_in: str, unit: float) -> str:
     tolerance = _TOLERANCE if math.isnan(claim.tolerance) else claim.tolerance
-    if protocol == "as_published" and stand_in and claim.kind != "order":
-        return ""  # another model's number is neither reproduced nor missed
+    if stand_in and claim.kind != "order" and (protocol == "as_published" or _is_distance(claim.metric)):
+        return ""  # another model's number is neither reproduced nor missed; another network's distance has another scale
     if protocol == "as_published" and not stand_in:
         if claim.kind == "order":
             words = {"stands": "reproduced", "does not stand": "differs"}
-            verdict = order_verdict(ours, claim.relation, tolerance)
+            verdict = order_verdict(ours, claim.relation, tolerance, unit)
             return words.get(verdict, verdict)
         return number_verdict(ours, claim.value, claim.relation, tolerance)
     if claim.kind == "order":
-        verdict = order_verdict(ours, claim.relation, tolerance)
+        verdict = order_verdict(ours, claim.relation, tolerance, unit)
     else:
         verdict = claim_verdict(ours, claim.value, claim.metric, claim.relation, tolerance)
     return f"{verdict} (on {stand_in})" if stand_in and "stand" in verdict else verdict
@@ -128,7 +152,7 @@ def _verdict(claim, protocol: str, ours: Estimate, stand_in: str) -> str:
 def _score(items: list[dict], claim, protocol: str) -> list[dict]:
     """One row for each recorded seed of the best recorded profile, or one row that says why there is none."""
     nothing = [{"protocol": protocol, "reason": NOT_RUN}]
-    if claim.kind == "ratio" or claim.metric.removesuffix("_rise") not in METRICS:
+    if claim.kind == "ratio":
         return nothing
     sides = [_candidates(items, claim, claim.model, claim.attack, protocol, claim.eps)]
     if claim.versus:
@@ -145,7 +169,8 @@ def _score(items: list[dict], claim, protocol: str) -> list[dict]:
         stand_in = "; ".join(dict.fromkeys(side["key"]["stand_in"] for side in (a, b) if side and side["key"]["stand_in"]))
         row = {"protocol": protocol, "profile": profile, "seed": place[1], "stand_in": stand_in, "by": a["key"]["attack"]}
         rows.append(row | {"ours": ours.value} | dict(zip(("low", "high", "n"), ours[1:], strict=True)))
-        rows[-1]["verdict"] = _verdict(claim, protocol, ours, stand_in) if ours.n else _UNDECIDED
+        unit = abs(b["outcomes"].estimate(_metric(b, claim)).value) if b and not isinstance(b["outcomes"], Outcomes) else 1.0
+        rows[-1]["verdict"] = _verdict(claim, protocol, ours, stand_in, unit) if ours.n else _UNDECIDED
     if len({row["verdict"] for row in rows}) > 1:
         for row in rows:
             row["verdict"] = "seeds disagree"
@@ -159,7 +184,7 @@ def scoreboard(document: str | None = None, chapter: str | None = None, root: st
     stand_in and reason. The as-published row says whether the number is *reproduced*; the adaptive row whether the claim
     *stands*. A run that stands in for the document's is never a reproduction: of an order both its rows say whether it
     "stands (on ...)". A claim without a result has a reason instead of a verdict. For a claim about clean accuracy both rows
-    read the same run; its level has no adaptive row.
+    read the same run; a level without an attack has no adaptive row.
     """
     if document is not None:
         check_choice(document, "document", DOCUMENTS)
@@ -173,7 +198,7 @@ def scoreboard(document: str | None = None, chapter: str | None = None, root: st
         if claim.reason:
             rows.append({"at": i, "protocol": "", "reason": claim.reason})
             continue
-        once = claim.metric == "clean_accuracy" and claim.kind != "order"
+        once = claim.attack == "none" and claim.kind != "order"
         for protocol in PROTOCOLS[:1] if once else PROTOCOLS:
             rows += [{"at": i, **row} for row in _score(items, claim, protocol)]
     blank = {"protocol": "", "profile": "", "seed": math.nan, "by": "", "ours": math.nan, "low": math.nan, "high": math.nan}

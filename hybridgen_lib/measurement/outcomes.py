@@ -1,4 +1,4 @@
-"""What one measurement is: for each image, how often the model was right, clean and after an attack at each radius.
+"""The outcome of an attack: for each image, how often the model was right, clean and after the attack at each radius.
 
 Everything a table or a verdict needs follows from these outcomes: n counts images, never draws; a stochastic model's
 images count with the fraction of fresh noise draws in which they were classified right; a deterministic model's with 0 or 1.
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .classifier import check_choice, check_number, wilson
+from hybridgen_lib.classifier import check_choice, check_number, wilson
 
 __all__ = ["METRICS", "Estimate", "Outcomes", "paired_difference"]
 
@@ -82,6 +82,10 @@ class Outcomes:
         cleaned = {"index": index, "clean": clean, "epsilons": epsilons, "right": right, "seconds": seconds}
         for name, value in cleaned.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return METRICS if self.epsilons else ("clean_accuracy",)
 
     def at(self, eps: float) -> Tensor:
         """The fractions (n,) at radius ``eps``; ``ValueError`` if it was not measured."""

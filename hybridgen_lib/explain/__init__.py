@@ -1,0 +1,67 @@
+"""Looking inside: attributions, images made to order, the distance between sets of images, and data whose truth is known."""
+
+from hybridgen_lib.explain.attribution import Attribution, expected_gradients, integrated_gradients, smoothness
+from hybridgen_lib.explain.decoy import decoy, decoy_mask, decoy_places, share_inside
+from hybridgen_lib.explain.extractors import (
+    Distance,
+    Extractor,
+    distance_name,
+    extract,
+    frechet_between,
+    inception,
+    network_extractor,
+)
+from hybridgen_lib.explain.frechet import (
+    Extrapolation,
+    FeatureStatistics,
+    KernelDistance,
+    extrapolated,
+    frechet_distance,
+    frechet_jackknife,
+    jackknife,
+    kernel_distance,
+)
+from hybridgen_lib.explain.synthesis import (
+    Inversion,
+    activating,
+    generate_class,
+    invert,
+    normal_draws,
+    representation,
+    representation_gap,
+    visualize_feature,
+)
+
+__all__ = [
+    "Attribution",
+    "Distance",
+    "Extractor",
+    "Extrapolation",
+    "FeatureStatistics",
+    "Inversion",
+    "KernelDistance",
+    "activating",
+    "decoy",
+    "decoy_mask",
+    "decoy_places",
+    "distance_name",
+    "expected_gradients",
+    "extract",
+    "extrapolated",
+    "frechet_between",
+    "frechet_distance",
+    "frechet_jackknife",
+    "generate_class",
+    "inception",
+    "integrated_gradients",
+    "invert",
+    "jackknife",
+    "kernel_distance",
+    "network_extractor",
+    "normal_draws",
+    "representation",
+    "representation_gap",
+    "share_inside",
+    "smoothness",
+    "visualize_feature",
+]
