@@ -69,7 +69,7 @@ CAUSALIB_WAYS = ["clean", "fgsm", "pgd", "pgd-margin", "fgsm-code", "pgd-code", 
 CAUSALIB_WAYS += ["autoattack-l2", "autoattack-half", "autoattack-rms", "worst-case", "masking"]
 L2_WAYS = ["clean", "pgd-l2", "pgd-margin-l2", "worst-case"]
 PAIR, CIFAR_PAIR, GENERATIVE = ["cnn", "cnn-at-l2"], ["resnet18", "resnet18-at-l2"], ["gfz", "gfy", "gbz", "gby"]
-EXPLAIN_WAYS = ["ig", "ig-adaptive", "shap", "shap-adaptive", "inversion-noise", "inversion-another-class"]
+EXPLAIN_WAYS = ["ig", "ig-adaptive", "shap", "shap-adaptive", "inversion-noise", "inversion-another-class", "units"]
 EXPLAIN_WAYS += ["generation", "draws", "generation-adaptive", "draws-adaptive", "real", "samples"]
 MEASUREMENTS = {
     "deepbayes": ("fashion-mnist", [*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin", "worst-case"]),
@@ -99,7 +99,7 @@ CODE = ["logreg", "nn", "cnn", "nb", "mrf", "gmm", "cnn-vae"]
 ONLY = {"zoo": {"clean-mse": ["cvae"], "fgsm-code": CODE, "pgd-code": CODE}}
 ONLY["hybrid"] = {"clean-no-m": [*HEADS, *ABLATION, "cama"], "brief-ce": ABLATION, "brief-margin": ABLATION}
 ONLY["hybrid"] |= {way: HYBRID for way in [*HYBRID_WAYS, "masking"]}
-ONLY["interpretable"] = dict.fromkeys(EXPLAIN_WAYS[:6] + ["generation", "generation-adaptive"], PAIR + CIFAR_PAIR)
+ONLY["interpretable"] = dict.fromkeys(EXPLAIN_WAYS[:7] + ["generation", "generation-adaptive"], PAIR + CIFAR_PAIR)
 ONLY["interpretable"] |= dict.fromkeys(["real", "draws", "draws-adaptive"], ["real-data"]) | {"samples": GENERATIVE}
 NAMED = [*MLP, *ALEXNET, *RESNET34, *WIDERESNET]
 ONLY["causalib"] = {way: NAMED for way in CAUSALIB_WAYS[6:]}

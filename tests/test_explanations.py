@@ -37,6 +37,9 @@ def small(monkeypatch, tmp_path, images):
     monkeypatch.setattr(explanations, "INVERTED", 5)
     monkeypatch.setattr(explanations, "SHOWN", 4)
     monkeypatch.setattr(explanations, "GROUPS", 5)
+    monkeypatch.setattr(explanations, "UNITS", 8)
+    monkeypatch.setattr(explanations, "SHOWN_UNITS", 3)
+    monkeypatch.setitem(explanations.UNIT, "steps", 3)
     monkeypatch.setitem(explanations.IG, "steps", 4)
     monkeypatch.setitem(explanations.EG, "samples", 4)
     monkeypatch.setitem(explanations.INVERSION, "steps", 3)
@@ -49,7 +52,7 @@ def test_every_job_writes_its_numbers_and_pictures_once(small, monkeypatch):
         return [reproduce.reproduce("interpretable-explained", model, way, results_root=small) for model, way in named]
 
     paths = run()
-    assert len(set(paths)) == len(paths) == 2 * 8 + 3 + 4
+    assert len(set(paths)) == len(paths) == 2 * 9 + 3 + 4
     assert all(path.exists() and path.with_suffix(".png").exists() for path in paths)
     table = results.load(small)
     assert set(table["chapter"]) == {"11", "12", "13"}
@@ -96,6 +99,28 @@ def test_noise_is_that_of_the_seed(images):
     assert not torch.equal(first, other)
     assert first.mean() == pytest.approx(0.5, abs=0.01)
     assert first.std() == pytest.approx(0.05, abs=0.005)
+
+
+def test_units_answer_to_their_own_class(images):
+    """A representation whose units are the classes: the ten most activating images of each are all of one class."""
+
+    class Bright(torch.nn.Sequential):
+        """Unit c is how bright the rows are by which class c can be told."""
+
+        def __init__(self):
+            super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 3), torch.nn.Linear(3, 3))
+            weight = torch.zeros(3, 8, 8)
+            for c in range(3):
+                weight[c, 2 * c : 2 * c + 3] = 1 / 24
+            self[1].weight.data.copy_(weight.flatten(1))
+            self[1].bias.data.fill_(0.0)
+
+    ((_, measured, sheet),) = explanations._units(job(images, Bright()))
+    assert sorted(measured.index) == [0, 1, 2]
+    assert measured.values["most_of_one_class"].tolist() == [1.0] * 3
+    assert sheet.images.shape == (3, 9, 1, 8, 8)
+    brightness = sheet.images.mean((2, 3, 4))
+    assert (brightness[:, 1:6].mean(1) > brightness[:, 6:].mean(1)).all()  # most, least
 
 
 def job(images, model=None):

@@ -28,7 +28,14 @@ from hybridgen_lib.data import ImageData, as_float
 from hybridgen_lib.explain.attribution import expected_gradients, integrated_gradients, smoothness
 from hybridgen_lib.explain.extractors import Extractor, extract, inception, network_extractor
 from hybridgen_lib.explain.frechet import frechet_jackknife
-from hybridgen_lib.explain.synthesis import generate_class, invert, normal_draws, representation, representation_gap
+from hybridgen_lib.explain.synthesis import (
+    generate_class,
+    invert,
+    normal_draws,
+    representation,
+    representation_gap,
+    visualize_feature,
+)
 from hybridgen_lib.measurement import SetDistances, Values
 from hybridgen_lib.reproduce.jobs import REAL, Document, Job, Measurement, Part
 from hybridgen_lib.results import Sheet
@@ -43,6 +50,8 @@ IG = {"steps": 50}
 EG = {"samples": 200}
 REFERENCES = 200
 INVERSION = {"steps": 10_000, "step_size": 1.0}
+UNIT = {"steps": 400, "step_size": 1.0}
+UNITS, SHOWN_UNITS, TOP = 100, 6, 10
 RADIUS, STEPS, STEP, PIXELS = 30.0, 60, 0.5, 3 * 32 * 32
 SOURCES = ("noise", "another class")
 FITTED = {"as_published": "test", "adaptive": "train"}
@@ -112,6 +121,27 @@ def _inverted(source: str, job: Job) -> list[Part]:
 
     best = Part({"protocol": "adaptive"}, measured(found.images), sheet(found.images))
     return [best, Part({}, measured(found.last), sheet(found.last))]
+
+
+def _units(job: Job) -> list[Part]:
+    """Units at random: how many of the ten test images that activate one most are of one class; and what raises it."""
+    x, began, represent = as_float(job.images.test_x), time.perf_counter(), representation(job.model)
+    with torch.no_grad():
+        answers = torch.cat([represent(part.to(job.device)).cpu() for part in x.split(500)])
+    source = torch.Generator().manual_seed(job.seed)
+    units = (answers > 0).any(0).nonzero().flatten()  # a unit that no image turns on has no most activating ones
+    units = units[torch.randperm(len(units), generator=source)[:UNITS]]
+    most, least = (answers[:, units].topk(TOP, dim=0, largest=up).indices for up in (True, False))  # (TOP, units)
+    counts = torch.nn.functional.one_hot(job.images.test_y[most], len(job.images.classes)).sum(0)
+    share = counts.amax(1) / TOP
+    shown = units[:SHOWN_UNITS]
+    noise = (0.5 + torch.randn(1, *x.shape[1:], generator=source) / 20).clamp(0, 1)
+    noise = noise.expand(len(shown), -1, -1, -1).to(job.device)
+    made = visualize_feature(represent, noise, shown[:, None], **UNIT).cpu()
+    rows = torch.cat([made[:, None], x[most[:5, : len(shown)].T], x[least[:3, : len(shown)].T]], dim=1)
+    columns = ("made", *(f"most {k}" for k in range(1, 6)), *(f"least {k}" for k in range(1, 4)))
+    measured = Values(units.tolist(), {"most_of_one_class": share}, time.perf_counter() - began)
+    return [Part({}, measured, Sheet(rows, columns))]
 
 
 # ---------------------------------------------------------------- class images (chapter 13)
@@ -196,6 +226,14 @@ def _measurements(models: tuple[str, ...], generative: tuple[str, ...]) -> dict[
         key = {"protocol": "as_published", "attack": "inversion", "norm": "l2", "steps": INVERSION["steps"], "chapter": "12"}
         name = f"inversion-{source.replace(' ', '-')}"
         ways[name] = Measurement(key | {"reading": f"from {source}"}, INVERSION, partial(_inverted, source), models)
+    key = {
+        "protocol": "as_published",
+        "attack": "feature-visualisation",
+        "norm": "l2",
+        "steps": UNIT["steps"],
+        "chapter": "12",
+    }
+    ways["units"] = Measurement(key, UNIT | {"units": UNITS, "top": TOP}, _units, models)
     for protocol, fitted in FITTED.items():
         key, end = {"protocol": protocol, "chapter": "13"}, "" if protocol == "as_published" else "-adaptive"
         climb = key | {"attack": "class-generation", "norm": "l2", "steps": STEPS}
