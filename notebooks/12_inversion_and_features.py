@@ -245,8 +245,8 @@ rows = {
     " cnn": found["cnn", "another class"].images,
     " seed": others,
 }
-tiles = torch.cat([part[:9] for part in rows.values()])
-_ = figures.image_grid(tiles.cpu(), columns=9, row_titles=[row.strip() for row in rows])
+tiles = torch.cat([part[:8] for part in rows.values()])
+_ = figures.image_grid(tiles.cpu(), columns=8, row_titles=[row.strip() for row in rows])
 
 
 # %%
@@ -491,8 +491,8 @@ rows = {
     "cnn, pixels": found["cnn", "noise"].images,
     "cnn, codes": borrowed.images,
 }
-tiles = torch.cat([part[:9] for part in rows.values()])
-_ = figures.image_grid(tiles.cpu(), columns=9, row_titles=list(rows))
+tiles = torch.cat([part[:8] for part in rows.values()])
+_ = figures.image_grid(tiles.cpu(), columns=8, row_titles=list(rows))
 
 # %%
 table = {
@@ -702,17 +702,65 @@ for metric, title in measures.items():
 # %% tags=["recorded"]
 pictures = {}
 part = recorded.query("protocol == 'as_published' and reading == 'from noise'")
-for _, row in part[part.seed == part.seed.min()].drop_duplicates("model").iterrows():
+part = part[part.seed == part.seed.min()].drop_duplicates("model").sort_values("model")
+for _, row in part.iterrows():
     if sheet := results.picture_of(row):
-        pictures["target"] = sheet.images[:9, sheet.columns.index("target")]
-        pictures[row.model] = sheet.images[:9, sheet.columns.index("result")]
+        pictures["target"] = sheet.images[:8, sheet.columns.index("target")]
+        pictures[row.model] = sheet.images[:8, sheet.columns.index("result")]
 if pictures:
     tiles = torch.cat(list(pictures.values()))
-    _ = figures.image_grid(tiles, columns=9, row_titles=list(pictures))
+    _ = figures.image_grid(tiles, columns=8, row_titles=list(pictures))
 else:
     print(results.NOT_RUN)
 
 # %% [markdown]
+# %% tags=["recorded"]
+one = recorded[recorded.seed == recorded.seed.min()] if len(recorded) else recorded
+level = one.pivot_table(
+    index=["metric", "model"], columns=["reading", "protocol"], values="value"
+)
+if best == "cpu":  # what the next sentences say
+    held = level[["from noise", "from another class"]]
+    gaps, away = held.loc["representation_gap"], held.loc["inversion_distance"]
+    assert (gaps.loc["cnn"] > 1.5 * gaps.loc["cnn-at-l2"]).all()
+    assert (away.loc["cnn-at-l2"] / away.loc["cnn"]).between(0.6, 0.68).all()
+    assert held.loc["pixel_distance"].loc["cnn"].min() > 11
+    assert held.loc["pixel_distance"].loc["cnn-at-l2"].max() < 6
+
+# %% [markdown]
+# The order of the document's Table 3 stands, from both kinds of seed. The ratio is alike, too: the robust network's
+# results are at two thirds of the plain one's distance, 2.0 to 3.2 here, 20 to 30 there. The last of 10,000 steps of 1
+# leaves a gap of 0.12 on the plain network and 0.06 on the robust one; the best on the way is at 0.07 and 0.02.
+#
+# So on these networks the reason given in the document does not hold. "Almost identical representation vectors" with a
+# wrong picture are what the plain network was to have, and the robust one not. The robust network is matched two to three
+# times as closely, *and* has the better picture.
+#
+# Units, too. The document shows two of them, and finds that all the images that activate one most are of one class. Of a
+# hundred units drawn at random, we count how many of the ten most activating test images are of one class, on average; by
+# chance it would be about three. Below that, two units of each network, as in the document's Figures 5 and 12.
+
+# %% tags=["recorded"]
+chosen = recorded[recorded.metric == "most_of_one_class"]
+display(report.rates(chosen, "metric"))
+chosen = chosen[chosen.seed == chosen.seed.min()].sort_values("model")
+for _, row in chosen.iterrows():
+    if sheet := results.picture_of(row):
+        tiles, width = sheet.images[:2].flatten(0, 1), len(sheet.columns)
+        figure = figures.image_grid(tiles, columns=width, row_titles=[row.model] * 2)
+        for axis, word in zip(figure.axes, sheet.columns, strict=False):
+            axis.set_title(word, fontsize=7, loc="center")
+
+# %% tags=["recorded"]
+if best == "cpu":
+    of_class = chosen.set_index("model")["value"]
+    assert of_class.between(0.75, 0.85).all()
+    assert abs(of_class["cnn"] - of_class["cnn-at-l2"]) < 0.05
+
+# %% [markdown]
+# Eight of ten are of one class, and that is so for both networks. This test does not tell a robust unit from a plain one;
+# only the made images differ, and after 400 steps of 1 neither kind shows a garment.
+#
 # The document's numbers, and the verdict by rule. A stand-in gets none on a number; the order of the two networks gets one.
 
 
