@@ -71,6 +71,15 @@ L2_WAYS = ["clean", "pgd-l2", "pgd-margin-l2", "worst-case"]
 PAIR, CIFAR_PAIR, GENERATIVE = ["cnn", "cnn-at-l2"], ["resnet18", "resnet18-at-l2"], ["gfz", "gfy", "gbz", "gby"]
 EXPLAIN_WAYS = ["ig", "ig-adaptive", "shap", "shap-adaptive", "inversion-noise", "inversion-another-class", "units"]
 EXPLAIN_WAYS += ["generation", "draws", "generation-adaptive", "draws-adaptive", "real", "samples"]
+TABLE_1 = ["vgg16", "dbx-fc1", "cama", "gbz-conv9", "gby-conv9", *HEADS[:2]]
+ROAR_TABLE = ["none", "ig-30", "random-30", "ig-30-linear", "random-30-linear"]
+ROAR_GRID = [f"{ranking}-{p}" for ranking in ["ig", "random", "edges", "blurred", "mask"] for p in [10, 30, 50, 70, 90]]
+ROAR_GRID += [f"{ranking}-{p}-linear" for ranking in ["ig", "random"] for p in [10, 30, 50, 70, 90]]
+ROAR_GRID = [way for way in ROAR_GRID if way not in ROAR_TABLE]
+COUNTERFACTUAL_WAYS = []
+for norm in ["linf", "l2"]:
+    for way in [f"proximity-{norm}", *[f"speed-{norm}-{eps}" for eps in [0.05, 0.1, 0.2]]]:
+        COUNTERFACTUAL_WAYS += [way, f"{way}-adaptive"]
 MEASUREMENTS = {
     "deepbayes": ("fashion-mnist", [*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin", "worst-case"]),
     "zoo": ("mnist", ZOO, ZOO_WAYS),
@@ -78,6 +87,11 @@ MEASUREMENTS = {
     "hybrid-cifar10": ("cifar10-jpeg", [*HYBRID, *ABLATION], WAYS),
     "hybrid-cifar100": ("cifar100", HYBRID, WAYS),
     "hybrid-tiny": ("tiny-imagenet-32", ["vgg19", *HEADS], ["clean"]),
+    "hybrid-counterfactuals": ("fashion-mnist", TABLE_1, COUNTERFACTUAL_WAYS),
+    "hybrid-counterfactuals-cifar10": ("cifar10-jpeg", TABLE_1, COUNTERFACTUAL_WAYS),
+    "hybrid-counterfactuals-cifar100": ("cifar100", TABLE_1, COUNTERFACTUAL_WAYS),
+    "hybrid-roar": ("fashion-mnist", ["cnn", *TABLE_1], ROAR_TABLE + ROAR_GRID),
+    "hybrid-roar-cifar10": ("cifar10-jpeg", ["cnn", *TABLE_1], ROAR_TABLE + ROAR_GRID),
     "interpretable": ("fashion-mnist", PAIR, L2_WAYS),
     "interpretable-cifar10": ("cifar10-jpeg", CIFAR_PAIR, L2_WAYS),
     "interpretable-explained": ("fashion-mnist", [*PAIR, "real-data", *GENERATIVE], EXPLAIN_WAYS),
@@ -88,6 +102,9 @@ MEASUREMENTS = {
     "causalib-cifar100": ("cifar100", RESNET34, CAUSALIB_WAYS),
 }
 AT = {"hybrid": ["cpu"], "hybrid-cifar10": ["paper"], "hybrid-cifar100": ["paper"], "hybrid-tiny": ["paper"]}
+AT |= {"hybrid-roar": ["cpu"], "hybrid-roar-cifar10": ["paper"]}
+AT |= {"hybrid-counterfactuals": ["cpu"]}
+AT |= dict.fromkeys(["hybrid-counterfactuals-cifar10", "hybrid-counterfactuals-cifar100"], ["paper"])
 AT |= {"interpretable": ["cpu"], "interpretable-cifar10": ["paper"]}
 AT |= {"interpretable-explained": ["cpu"], "interpretable-explained-cifar10": ["paper"]}
 AT |= {"causalib-cifar10": ["paper"], "causalib-cifar100": ["paper"]}  # others at both
@@ -99,6 +116,7 @@ CODE = ["logreg", "nn", "cnn", "nb", "mrf", "gmm", "cnn-vae"]
 ONLY = {"zoo": {"clean-mse": ["cvae"], "fgsm-code": CODE, "pgd-code": CODE}}
 ONLY["hybrid"] = {"clean-no-m": [*HEADS, *ABLATION, "cama"], "brief-ce": ABLATION, "brief-margin": ABLATION}
 ONLY["hybrid"] |= {way: HYBRID for way in [*HYBRID_WAYS, "masking"]}
+ONLY["hybrid"] |= dict.fromkeys(ROAR_GRID, ["cnn"])
 ONLY["interpretable"] = dict.fromkeys(EXPLAIN_WAYS[:7] + ["generation", "generation-adaptive"], PAIR + CIFAR_PAIR)
 ONLY["interpretable"] |= dict.fromkeys(["real", "draws", "draws-adaptive"], ["real-data"]) | {"samples": GENERATIVE}
 NAMED = [*MLP, *ALEXNET, *RESNET34, *WIDERESNET]
@@ -172,6 +190,13 @@ def model_to_measure(wildcards):
     return trained(wildcards, [*([] if wildcards.model == "real-data" else [wildcards.model]), *others], data)
 
 
+def explained_first(wildcards):
+    """The cells of ROAR share a model's attributions, which one of them computes."""
+    if not wildcards.document.startswith("hybrid-roar") or wildcards.measurement == "none":
+        return []
+    return [f"build/measured/{wildcards.document}/{wildcards.profile}-s{wildcards.seed}/{wildcards.model}/none"]
+
+
 def measured(wildcards):
     """What a chapter at full scale shows, so it runs after it; at the quick profile it shows what is on file."""
     folder = f"{wildcards.profile}-s{wildcards.seed}"
@@ -201,7 +226,7 @@ rule train:
 
 
 rule measure:
-    input: model_to_measure
+    input: model_to_measure, explained_first
     output: touch("build/measured/{document}/{profile}-s{seed}/{model}/{measurement}")
     log: "build/logs/{document}-{profile}-s{seed}-{model}-{measurement}.txt"
     threads: 1

@@ -31,7 +31,7 @@ METRICS = {
 ATTACKS = {
     "none", "fgm", "fgsm", "ifgsm", "pgd", "cw", "autoattack", "transfer-fgsm", "transfer-pgd", "uniform-noise",
     "gaussian-noise", "contrast-linear", "contrast-binary", "blur", "class-generation", "inversion",
-    "integrated-gradients", "expected-gradients",
+    "integrated-gradients", "expected-gradients", "roar-ig-30",
 }  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_every_printed_number_is_there(document):
 @pytest.mark.parametrize(
     ("document", "locator", "model", "metric", "attack", "eps", "value"),
     [
-        ("hybrid", "Table 1", "hybrid-shallow", "roar", "none", None, 0.7405),
+        ("hybrid", "Table 1", "hybrid-shallow", "roar", "roar-ig-30", 0.3, 0.7405),
         ("hybrid", "Table 2", "hybrid-deep", "clean_accuracy", "none", None, 0.9304),
         ("interpretable", "Table 1", "resnet18-at-l2", "accuracy", "pgd", 0.5, 0.646),
         ("interpretable", "Table 2", "resnet18-at-l2", "fid", "class-generation", 30, 88.25),

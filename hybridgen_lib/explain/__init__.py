@@ -1,6 +1,14 @@
 """Looking inside: attributions, images made to order, the distance between sets of images, and data whose truth is known."""
 
 from hybridgen_lib.explain.attribution import Attribution, expected_gradients, integrated_gradients, smoothness
+from hybridgen_lib.explain.counterfactual import (
+    Counterfactual,
+    LatentCounterfactual,
+    decode,
+    latent_counterfactual,
+    nearest_counterfactual,
+    sparse_counterfactual,
+)
 from hybridgen_lib.explain.decoy import decoy, decoy_mask, decoy_places, share_inside
 from hybridgen_lib.explain.extractors import (
     Distance,
@@ -21,6 +29,7 @@ from hybridgen_lib.explain.frechet import (
     jackknife,
     kernel_distance,
 )
+from hybridgen_lib.explain.roar import remove, roar
 from hybridgen_lib.explain.synthesis import (
     Inversion,
     activating,
@@ -34,13 +43,16 @@ from hybridgen_lib.explain.synthesis import (
 
 __all__ = [
     "Attribution",
+    "Counterfactual",
     "Distance",
     "Extractor",
     "Extrapolation",
     "FeatureStatistics",
     "Inversion",
     "KernelDistance",
+    "LatentCounterfactual",
     "activating",
+    "decode",
     "decoy",
     "decoy_mask",
     "decoy_places",
@@ -57,11 +69,16 @@ __all__ = [
     "invert",
     "jackknife",
     "kernel_distance",
+    "latent_counterfactual",
+    "nearest_counterfactual",
     "network_extractor",
     "normal_draws",
+    "remove",
     "representation",
     "representation_gap",
+    "roar",
     "share_inside",
     "smoothness",
+    "sparse_counterfactual",
     "visualize_feature",
 ]

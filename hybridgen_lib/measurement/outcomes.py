@@ -19,8 +19,7 @@ from hybridgen_lib.classifier import check_choice, check_number, wilson
 
 __all__ = ["METRICS", "Estimate", "Outcomes", "paired_difference"]
 
-PAIRED_METRICS = ("clean_accuracy", "accuracy", "success_rate")
-METRICS = (*PAIRED_METRICS, "accuracy_drop")
+METRICS = ("clean_accuracy", "accuracy", "success_rate", "accuracy_drop")
 """Accuracy before and after the attack, over all images; the attack's success rate, over correctly classified images; how far
 accuracy falls from before to after."""
 
@@ -171,7 +170,7 @@ def paired_difference(
     The interval is that of Agresti and Min (2005) for matched proportions: half an image added to each cell of the 2 x 2
     table, then Wald. In terms of per-image differences it also covers fractions, and it keeps a width where all images agree.
     """
-    check_choice(metric, "metric", PAIRED_METRICS)
+    check_choice(metric, "metric", METRICS)
     place = {i: k for k, i in enumerate(b.index)}
     rows = [k for k, i in enumerate(a.index) if i in place]
     if not rows:
@@ -184,9 +183,11 @@ def paired_difference(
         d = sign * (a.at(eps)[rows] - b.at(eps if eps_b is None else eps_b)[other])
         if since is not None:
             d = d - sign * (a.at(since)[rows] - b.at(since)[other])
+        elif metric == "accuracy_drop":
+            d = d + a.clean[rows] - b.clean[other]
         if metric == "success_rate":
             d = d[(a.clean[rows] >= 0.5) & (b.clean[other] >= 0.5)]
-    largest = 1.0 if since is None else 2.0
+    largest = 2.0 if since is not None or metric == "accuracy_drop" else 1.0
     return _paired_mean(d / largest, largest)
 
 

@@ -102,8 +102,10 @@ def _with_changes(name: str, changes: dict) -> tuple[str, dict]:
     return name, {**said, **changes}
 
 
-def cache_path(name: str, data: datasets.ImageData, profile: str = "quick", seed: int = 0, **changes) -> Path:
-    """Where ``trained`` keeps this model: under ``HYBRIDGEN_CACHE``, by default ``build/models``."""
+def cache_path(
+    name: str, data: datasets.ImageData, profile: str = "quick", seed: int = 0, folder: str | Path | None = None, **changes
+) -> Path:
+    """Where ``trained`` keeps this model: in ``folder``, else under ``HYBRIDGEN_CACHE``, by default ``build/models``."""
     name, changes = _with_changes(name, changes)
     settings = _settings(name, profile, changes, data.name)
     parts = [name, RECIPES[name].version, settings, data.checksum, seed]
@@ -111,8 +113,8 @@ def cache_path(name: str, data: datasets.ImageData, profile: str = "quick", seed
         parts.append(cache_path(settings["backbone"], data, profile, seed, width=settings["width"]).stem)
     key = json.dumps(parts, sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-    folder = Path(os.environ.get("HYBRIDGEN_CACHE") or datasets.cache_folder().with_name("models"))
-    return folder / f"{name}-{Path(data.name).name}-{profile}-s{seed}-{digest}.safetensors"
+    folder = folder or os.environ.get("HYBRIDGEN_CACHE") or datasets.cache_folder().with_name("models")
+    return Path(folder) / f"{name}-{Path(data.name).name}-{profile}-s{seed}-{digest}.safetensors"
 
 
 def _images(data, root) -> datasets.ImageData:
@@ -140,6 +142,7 @@ def trained(
     seed: int = 0,
     root: str | Path | None = None,
     device: str = "auto",
+    folder: str | Path | None = None,
     **changes,
 ) -> nn.Module:
     """The trained model of a recipe, in evaluation mode: out of the cache, or trained where it stands and then kept.
@@ -149,6 +152,7 @@ def trained(
         data: a data set by name, or one already loaded.
         profile: ``"quick"``, ``"cpu"`` or ``"paper"``.
         root: where the data set lies (see :func:`hybridgen_lib.data.load`).
+        folder: where the model is kept, and what it stands on, by default in the cache.
         changes: settings of the recipe to change, such as ``code=16``; they enter the key of the cache.
 
     A killed training leaves a checkpoint of its last epoch; the next call goes on from there.
@@ -160,13 +164,14 @@ def trained(
     settings = _settings(name, profile, changes, images.name)
     place = choose_device(device)
     model = build(name, images.train_x.shape[1:], len(images.classes), profile, seed, images.name, **changes)
-    path = cache_path(name, images, profile, seed, **changes)
+    path = cache_path(name, images, profile, seed, folder, **changes)
     if not path.exists():
         start = time.perf_counter()
         partial = path.with_suffix(".partial")
         run = {"seed": seed, "device": place, "checkpoint": partial, "label": f"{name} on {images.name}"}
         if "backbone" in settings:
-            run["backbone"] = trained(settings["backbone"], images, profile, seed, device=device, width=settings["width"])
+            below = {"device": device, "folder": folder, "width": settings["width"]}
+            run["backbone"] = trained(settings["backbone"], images, profile, seed, **below)
         history = RECIPES[name].train(model, settings, images, **run)
         note = {"recipe": name, "version": RECIPES[name].version, "settings": settings, "data": images.name, "seed": seed}
         note |= {"objective": history, "seconds": round(time.perf_counter() - start, 1), "torch": torch.__version__}

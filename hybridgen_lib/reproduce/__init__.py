@@ -9,11 +9,13 @@ A job whose file is there does nothing, so a table may take several sittings and
 from functools import partial
 
 from hybridgen_lib.reproduce.causalib import CAUSALIB, CAUSALIB_CIFAR10, CAUSALIB_CIFAR100, CAUSALIB_FASHION
+from hybridgen_lib.reproduce.counterfactuals import COUNTERFACTUALS, COUNTERFACTUALS_CIFAR10, COUNTERFACTUALS_CIFAR100
 from hybridgen_lib.reproduce.deepbayes import DEEPBAYES
 from hybridgen_lib.reproduce.explanations import EXPLAINED, EXPLAINED_CIFAR10
 from hybridgen_lib.reproduce.hybrid import HYBRID, HYBRID_CIFAR10, HYBRID_CIFAR100, HYBRID_TINY
 from hybridgen_lib.reproduce.interpretable import INTERPRETABLE, INTERPRETABLE_CIFAR10
 from hybridgen_lib.reproduce.jobs import run
+from hybridgen_lib.reproduce.roar import ROAR, ROAR_CIFAR10
 from hybridgen_lib.reproduce.zoo import ZOO
 
 __all__ = ["DOCUMENTS", "reproduce"]
@@ -25,6 +27,11 @@ DOCUMENTS = {
     "hybrid-cifar10": HYBRID_CIFAR10,
     "hybrid-cifar100": HYBRID_CIFAR100,
     "hybrid-tiny": HYBRID_TINY,
+    "hybrid-counterfactuals": COUNTERFACTUALS,
+    "hybrid-counterfactuals-cifar10": COUNTERFACTUALS_CIFAR10,
+    "hybrid-counterfactuals-cifar100": COUNTERFACTUALS_CIFAR100,
+    "hybrid-roar": ROAR,
+    "hybrid-roar-cifar10": ROAR_CIFAR10,
     "interpretable": INTERPRETABLE,
     "interpretable-cifar10": INTERPRETABLE_CIFAR10,
     "interpretable-explained": EXPLAINED,

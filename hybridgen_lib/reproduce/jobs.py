@@ -47,6 +47,7 @@ class Job:
     source: Callable[[], nn.Module]  # the plain network whose adversarial images are tried on the model
     other: Callable[[str], nn.Module]  # any recipe, trained on the same images
     device: torch.device
+    name: str = ""  # of the model, as a recipe
 
     @property
     def samples(self) -> bool:
@@ -196,7 +197,7 @@ def run(
 
         network = None if model == REAL else other(model)
         source = partial(other, plan.source, seed + (model == plan.source))  # never the same network
-        job = Job(network, images, profile, seed, source, other, choose_device(device))
+        job = Job(network, images, profile, seed, source, other, choose_device(device), model)
         settings = {**({} if network is None else _settings(model, network, images, profile)), **way.settings}
         measured = way.measure(job)
         if isinstance(measured, pd.DataFrame):

@@ -84,7 +84,7 @@ def record(
     """
     if not isinstance(outcomes, Measured) or not isinstance(data, ImageData):
         kinds = f"{type(outcomes).__name__} and {type(data).__name__}"
-        raise ValueError(f"outcomes must be Outcomes, Values or SetDistances and data ImageData, got {kinds}")
+        raise ValueError(f"outcomes must be Outcomes, Values, SetDistances or Survival and data ImageData, got {kinds}")
     if (last := max(getattr(outcomes, "index", [0]))) >= len(data.test_x):
         raise ValueError(f"outcomes speak of image {last}, but {data.name} has {len(data.test_x)} test images")
     key = _full_key(data=data, **key)

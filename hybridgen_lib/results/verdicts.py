@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from hybridgen_lib.classifier import check_choice
-from hybridgen_lib.measurement import Estimate, Outcomes, paired_difference
+from hybridgen_lib.measurement import Estimate, Outcomes, Survival, paired_difference
 from hybridgen_lib.results.documents import NOT_RUN, claims
 from hybridgen_lib.results.files import DOCUMENTS, PROFILES, PROTOCOLS, file_of, read
 
@@ -16,6 +16,7 @@ __all__ = ["claim_verdict", "number_verdict", "order_verdict", "scoreboard"]
 
 _TOLERANCE, _MARGIN = 0.05, 0.4  # 5 points make "reproduced", excluding 2 of those 5 makes "differs"
 _UNDECIDED = "undecided at this n"
+_DROP = {"roar": "accuracy_drop"}  # by its name in the document
 _STANDS_IN = {"fid": "frechet_distance"}  # the same distance in another network's features: never the claim's own number
 
 # ---------------------------------------------------------------- verdicts: pure functions of an estimate and a claim
@@ -61,11 +62,12 @@ def order_verdict(ours: Estimate, relation: str, tolerance: float = _TOLERANCE, 
 
     ``>``: *stands* if the interval lies above 0, *does not stand* if it excludes a lead of 2 points or more, else
     *undecided at this n*. ``<`` is its mirror. ``=``: stands if the difference is surely under the tolerance. A point is a
-    hundredth of ``unit``: of 1 for shares, of the other side's value for what has no natural scale, such as a distance.
+    hundredth of ``unit``, and the tolerance a share of it: of 1 for shares, of the other side's value for what has no natural
+    scale, such as a distance.
     """
     check_choice(relation, "relation", ("<", ">", "="))
     if relation == "=":
-        return claim_verdict(ours, 0.0, "", "=", tolerance)
+        return claim_verdict(ours, 0.0, "", "=", tolerance * unit)
     low, high = (ours.low, ours.high) if relation == ">" else (-ours.high, -ours.low)
     return "stands" if low > 0 else "does not stand" if high < _MARGIN * _TOLERANCE * unit else _UNDECIDED
 
@@ -75,7 +77,7 @@ def order_verdict(ours: Estimate, relation: str, tolerance: float = _TOLERANCE, 
 
 def _metric(item: dict, claim) -> str | None:
     """Under which name this run measured what the claim speaks of, if it did."""
-    metric = claim.metric.removesuffix("_rise")
+    metric = _DROP.get(claim.metric, claim.metric.removesuffix("_rise"))
     names = [metric, *([_STANDS_IN[metric]] if item["key"]["stand_in"] and metric in _STANDS_IN else [])]
     return next((name for name in names if name in item["outcomes"].metrics), None)
 
@@ -92,7 +94,10 @@ def _candidates(items: list[dict], claim, model: str, attack: str, protocol: str
         about = key["document"] == claim.document and same_data and key["claim_model"] == model and not key["variant"]
         if not about or (key["reading"] and key["reading"] not in claim.reading.split("; ")) or not _metric(item, claim):
             continue
-        if not isinstance(item["outcomes"], Outcomes):
+        if isinstance(item["outcomes"], Survival):  # adaptive: of several searches in this norm the best
+            fits = key["protocol"] == protocol and key["norm"] == claim.norm
+            fits = fits and (key["attack"] == attack or protocol == "adaptive")
+        elif not isinstance(item["outcomes"], Outcomes):
             fits = key["attack"] == attack and key["protocol"] == protocol
         elif clean or attack == "none":
             fits = key["attack"] == "none"
@@ -100,13 +105,31 @@ def _candidates(items: list[dict], claim, model: str, attack: str, protocol: str
             exact = key["attack"] == attack and (math.isnan(claim.steps) or key["steps"] == claim.steps)
             measured = any(math.isclose(eps, e, rel_tol=1e-6) for e in item["outcomes"].epsilons)
             fits = key["protocol"] == protocol and key["norm"] == claim.norm and measured
-            fits = fits and (exact or protocol == "adaptive")
+            fits = fits and (exact or (protocol == "adaptive" and claim.metric != "roar"))
         if fits:
             place = key["profile"], key["seed"]
             rank = key["attack"] != "worst-case", _left(item["outcomes"], None if clean else eps)
             if place not in best or rank < best[place]["rank"]:
                 best[place] = {**item, "rank": rank}
     return best
+
+
+def _sides(items: list[dict], claim, model: str, attack: str, protocol: str, eps: float) -> dict[tuple, dict]:
+    """The same for any claim. Of one about ROAR the adaptive run is that with holes filled in, against its control: before and
+    after are here the accuracy without random pixels and without those that the ranking chose, so the drop is what it adds."""
+    if claim.metric != "roar" or protocol == "as_published":
+        return _candidates(items, claim, model, attack, protocol, eps)
+    filled = f"{attack}-linear"
+    chosen = _candidates(items, claim, model, filled, protocol, eps)
+    control = _candidates(items, claim, model, filled.replace("-ig-", "-random-"), protocol, eps)
+    return {place: _beyond(chosen[place], control[place], eps) for place in chosen if place in control}
+
+
+def _beyond(chosen: dict, control: dict, eps: float) -> dict:
+    ours, chance = chosen["outcomes"], control["outcomes"]
+    if ours.index != chance.index or ours.draws != chance.draws:
+        raise ValueError(f"{file_of(chosen['key'])} and {file_of(control['key'])} must be about the same images and draws")
+    return {**chosen, "outcomes": Outcomes(ours.index, chance.at(eps), [eps], ours.at(eps)[None], ours.draws)}
 
 
 def _left(outcomes, eps: float | None) -> float:
@@ -154,10 +177,10 @@ def _score(items: list[dict], claim, protocol: str) -> list[dict]:
     nothing = [{"protocol": protocol, "reason": NOT_RUN}]
     if claim.kind == "ratio":
         return nothing
-    sides = [_candidates(items, claim, claim.model, claim.attack, protocol, claim.eps)]
+    sides = [_sides(items, claim, claim.model, claim.attack, protocol, claim.eps)]
     if claim.versus:
         eps = claim.eps if math.isnan(claim.versus_eps) or claim.metric.endswith("_rise") else claim.versus_eps
-        sides.append(_candidates(items, claim, claim.versus, claim.versus_attack or claim.attack, protocol, eps))
+        sides.append(_sides(items, claim, claim.versus, claim.versus_attack or claim.attack, protocol, eps))
     both = [place for place in sides[0] if all(place in side for side in sides)]
     profile = next((p for p in PROFILES if any(place[0] == p for place in both)), None)
     if profile is None:
@@ -184,7 +207,8 @@ def scoreboard(document: str | None = None, chapter: str | None = None, root: st
     stand_in and reason. The as-published row says whether the number is *reproduced*; the adaptive row whether the claim
     *stands*. A run that stands in for the document's is never a reproduction: of an order both its rows say whether it
     "stands (on ...)". A claim without a result has a reason instead of a verdict. For a claim about clean accuracy both rows
-    read the same run; a level without an attack has no adaptive row.
+    read the same run; a level without an attack has no adaptive row. A number of ROAR has none either, since the corrected
+    measure, what a ranking adds to random pixels where holes are filled in, is another number; an order has both.
     """
     if document is not None:
         check_choice(document, "document", DOCUMENTS)
@@ -198,7 +222,7 @@ def scoreboard(document: str | None = None, chapter: str | None = None, root: st
         if claim.reason:
             rows.append({"at": i, "protocol": "", "reason": claim.reason})
             continue
-        once = claim.attack == "none" and claim.kind != "order"
+        once = (claim.attack == "none" or claim.metric == "roar") and claim.kind != "order"
         for protocol in PROTOCOLS[:1] if once else PROTOCOLS:
             rows += [{"at": i, **row} for row in _score(items, claim, protocol)]
     blank = {"protocol": "", "profile": "", "seed": math.nan, "by": "", "ours": math.nan, "low": math.nan, "high": math.nan}
