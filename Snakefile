@@ -40,6 +40,7 @@ MODELS = {
     "11_saliency": ["cnn", "cnn-at-l2", "gfz"],
     "12_inversion_and_features": ["cnn", "cnn-at-l2", "gbz", "resnet18"],
     "13_class_generation_and_fid": ["cnn", "cnn-at-l2", "gfz", "gbz", "resnet18", "vgg16"],
+    "14_roar_and_counterfactuals": ["cnn", "vgg16", "cnn-at", "cnn-at-l2", "gfz", "gbz", f"hybrid-shallow@{FREE_CODE}"],
 }
 
 # Which full-scale measurements a document has, on which data, for which models (hybridgen_lib/reproduce says what each is);

@@ -855,6 +855,13 @@ report.beside(one, printed, pair, kinds) if len(one) else results.NOT_RUN
 # interval lies above it, less five points. Of the plain network this asks nothing, for 0.36 % always survive. A stand-in
 # gets no verdict on a number as published. For the Small ImageNet rows we have no data: 150 classes of ImageNet, chosen at
 # random, are not to be had again.
+#
+# Who has a folder of such images, `train/<class>/...` and `test/<class>/...`, trains the document's larger pair by
+#
+#     python -m hybridgen_lib.recipes resnet50 --data folder:PATH --profile paper
+#     python -m hybridgen_lib.recipes resnet50-at-l2 --data folder:PATH --profile paper
+#
+# and explains it by the calls of chapters 11 to 13, which do not ask how large an image is.
 
 
 # %% tags=["recorded"]

@@ -706,8 +706,20 @@ if best == "cpu":
     for name in ("mlp", "mlp-causalib"):
         assert left(name, "fgsm", eps) < 0.1
         assert left(name, "pgd", eps) < 0.02
+    family = {
+        name: left(name, "autoattack", 8 / 255)
+        for name in ("mlp", "mlp-vib", "mlp-causalib")
+    }
+    assert family["mlp-causalib"] < 0.55 < 0.65 < min(family["mlp"], family["mlp-vib"])
+    assert left("mlp-causalib", "worst-case", 0.1) < 0.02
 
 # %% [markdown]
+# Is it at least better than what it is built on? At 8/255, where the attack has not won yet, the document prints 56 % under
+# AutoAttack for the plain network, 89 for VIB and 95 for CausalIB (its Table 4). Ours keep 69, 69 and 51: the order is turned
+# round. At 0.1, half of Table 1's radius, the protocol leaves half a per cent of CausalIB. So "the best without adversarial
+# training" does not stand on MNIST, whether the attacker averages over the noise or not: CausalIB is not even ahead of the
+# bottleneck without its causal loss.
+#
 # The seeds beside each other, for the three models that have three.
 
 # %% tags=["recorded"]

@@ -761,7 +761,8 @@ if best == "cpu":
 # Eight of ten are of one class, and that is so for both networks. This test does not tell a robust unit from a plain one;
 # only the made images differ, and after 400 steps of 1 neither kind shows a garment.
 #
-# The document's numbers, and the verdict by rule. A stand-in gets none on a number; the order of the two networks gets one.
+# The document's numbers, and the verdict by rule. A stand-in gets none on a number; the order of the
+# two networks gets one. For the rows of Small ImageNet, chapter 09 has the commands.
 
 
 # %% tags=["recorded"]
