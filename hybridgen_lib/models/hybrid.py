@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
@@ -24,6 +25,7 @@ from hybridgen_lib.models.networks import (
     UniformClasses,
 )
 from hybridgen_lib.models.pixels import DEEP_BAYES_SIGMA, PixelNormal
+from hybridgen_lib.models.vectors import NormalFeatures
 
 __all__ = ["CAMA", "CAMA_GUIDE", "HYBRID", "HYBRID_GUIDE", "PublishedWeight", "causal_head", "deep_cama"]
 
@@ -66,17 +68,22 @@ class ImageAndFeatures(nn.Module):
         super().__init__()
         self.dims, self.sigmas, self.learned_scales = dims, sigmas, learned_scales
         self.mlp = ConditionalMLP(sizes, [hidden, hidden], sum(dims) * (2 if learned_scales else 1))
+        self.features = NormalFeatures(sigmas[1])
 
     def forward(self, **inputs: Tensor) -> tuple[Distribution, Distribution]:
-        made = self.mlp(inputs)
         if self.learned_scales:
-            made, factors = made.chunk(2, dim=-1)
-            factors = (factors.tanh() * math.log(20)).exp().split(self.dims, dim=-1)
+            return self._with_learned_scales(self.mlp(inputs))
+        h, last = self.mlp.hidden(inputs), self.mlp.last
+        (weight, weight_2), (bias, bias_2) = (given.split(self.dims) for given in (last.weight, last.bias))
+        pixels = PixelNormal(F.linear(h, weight, bias).sigmoid(), self.sigmas[0], axes=1)
+        return pixels, self.features(h, weight_2, bias_2)
+
+    def _with_learned_scales(self, made: Tensor) -> tuple[Distribution, Distribution]:
+        made, factors = made.chunk(2, dim=-1)
+        factors = (factors.tanh() * math.log(20)).exp().split(self.dims, dim=-1)
         pixels, features = made.split(self.dims, dim=-1)
-        means = (pixels.sigmoid(), features)
-        if not self.learned_scales:
-            return tuple(PixelNormal(mean, sigma, axes=1) for mean, sigma in zip(means, self.sigmas, strict=True))
         scales = (sigma * factor for sigma, factor in zip(self.sigmas, factors, strict=True))
+        means = (pixels.sigmoid(), features)
         normals = (Normal(mean, scale, validate_args=False) for mean, scale in zip(means, scales, strict=True))
         return tuple(Independent(normal, 1, validate_args=False) for normal in normals)
 

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, OneHotCategorical
 
-from hybridgen_lib.models.pixels import DEEP_BAYES_SIGMA, NormalPixels, PixelNormal
+from hybridgen_lib.models.pixels import DEEP_BAYES_SIGMA, NormalPixels
+from hybridgen_lib.models.vectors import NormalFeatures
 
 __all__ = [
     "CategoricalFactor",
@@ -97,9 +98,17 @@ class ConditionalMLP(nn.Module):
         self.rest = nn.Sequential(*layers)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.last(self.hidden(inputs))
+
+    @property
+    def last(self) -> nn.Linear:
+        return self.rest[-1]
+
+    def hidden(self, inputs: dict[str, Tensor]) -> Tensor:
+        """What the last layer sees."""
         if self.trunk is not None:
             inputs = {**inputs, "x": self.trunk(inputs["x"])}
-        return self.rest(self.first(inputs))
+        return self.rest[:-1](self.first(inputs))
 
 
 class GaussianFactor(nn.Module):
@@ -120,10 +129,10 @@ class VectorFactor(nn.Module):
 
     def __init__(self, sizes: dict[str, int], widths: list[int], dims: int, sigma: float = DEEP_BAYES_SIGMA):
         super().__init__()
-        self.mlp, self.sigma = ConditionalMLP(sizes, widths, dims), sigma
+        self.mlp, self.normal = ConditionalMLP(sizes, widths, dims), NormalFeatures(sigma)
 
     def forward(self, **inputs: Tensor) -> Distribution:
-        return PixelNormal(self.mlp(inputs), self.sigma, axes=1)
+        return self.normal(self.mlp.hidden(inputs), self.mlp.last.weight, self.mlp.last.bias)
 
 
 class CategoricalFactor(nn.Module):
