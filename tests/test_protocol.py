@@ -140,6 +140,17 @@ def test_where_nothing_is_left_nothing_is_run(monkeypatch):
     assert table["value"].tolist() == pytest.approx([0.9, 0, 0, 0, 0, 0])
 
 
+@pytest.mark.parametrize(("fools", "judged"), [(range(10), 1), ([0], 4)])
+def test_images_that_no_attack_has_been_at_since_are_not_judged_again(monkeypatch, fools, judged):
+    """A model with noise is judged on many draws. Of 10 images all or one fall to the first attack, before three more."""
+    Scripted(monkeypatch, pgd=fools)
+    whole, judge = [], protocol.fraction_right
+    monkeypatch.setattr(protocol, "fraction_right", lambda m, x, *rest: whole.append(len(x) == 10) or judge(m, x, *rest))
+    table = evaluate_robustness(NoisyShade(), shades(), Linf(0.3), source=net(2))
+    assert sum(whole) == 2 + judged  # clean, and where the search begins
+    assert table["value"].tolist()[1:] == pytest.approx([0.9 - len(fools) * 0.1 if len(fools) == 1 else 0.0] * 5)
+
+
 def test_a_stage_is_left_out_where_the_suite_or_the_caller_says_so(monkeypatch):
     Scripted(monkeypatch, **FOOLS)
     run = partial(evaluate_robustness, Shade(), shades(), Linf(0.3))

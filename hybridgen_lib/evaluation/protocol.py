@@ -187,9 +187,10 @@ def _staged(model, data, balls, suite, surrogate, source, index, seed) -> dict[s
     for ball in balls:
         began = time.perf_counter()
         worst = _WorstCase(model, x, y, ball, suite, generator_for(seed, "attack", float(ball.eps)))
+        right = clean if ball.eps == 0 else None
         for name, attacked in worst.stages(surrogate, source):
-            judge = generator_for(seed, "judge", float(ball.eps))
-            right = fraction_right(model, worst.images, y, draws, judge) if ball.eps > 0 else clean
+            if attacked or right is None:  # else these are the images of the stage before, judged on the same draws
+                right = fraction_right(model, worst.images, y, draws, generator_for(seed, "judge", float(ball.eps)))
             stages.setdefault(name, []).append((right, attacked, time.perf_counter() - began))
     epsilons, found = [float(ball.eps) for ball in balls], {}
     for name, parts in stages.items():
