@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from hybridgen_lib import figures
 from hybridgen_lib.results import NOT_RUN
 
-__all__ = ["PROTOCOL_TITLES", "beside", "curves_by_protocol", "differences", "percent", "rates", "stages", "survivors"]
-__all__ += ["left", "timings", "verdicts", "without_stages"]
+__all__ = ["PROTOCOL_TITLES", "beside", "curves_by_protocol", "differences", "every_claim", "left", "percent", "rates"]
+__all__ += ["stages", "survivors", "timings", "verdicts", "without_stages"]
 
 PROTOCOL_TITLES = {"as_published": "as published", "adaptive": "adaptive"}
 
@@ -34,7 +34,7 @@ STAGES = {
 
 def percent(value: float, low: float, high: float) -> str:
     """A share with its interval, in per cent: ``"83 [75, 89]"``."""
-    return f"{100 * value:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{100 * value:z.0f} [{100 * low:z.0f}, {100 * high:z.0f}]"  # z: no minus in front of 0
 
 
 def rates(rows: pd.DataFrame, columns: str | list[str] = "eps") -> pd.DataFrame:
@@ -130,6 +130,46 @@ def verdicts(board: pd.DataFrame, in_words: Callable) -> pd.DataFrame:
     )
     table = counts.unstack("protocol", fill_value="").reindex(columns=list(PROTOCOL_TITLES.values()), fill_value="")
     return table.loc[pd.MultiIndex.from_frame(once[["claim", "ε"]].drop_duplicates())]
+
+
+def every_claim(board: pd.DataFrame) -> pd.DataFrame:
+    """A scoreboard with one claim a line: where it stands, what it is about, what is printed, ours and the verdict.
+
+    Columns ``where, claim, ε, printed``, then for each protocol ours, in per cent where it is a share, and the verdict or the
+    reason why there is none. Several seeds stand side by side in a cell.
+    """
+    claim = "document locator printed kind data model versus versus_attack versus_eps metric attack norm eps steps"
+    lines = []
+    for _, rows in board.groupby([*claim.split(), "reading", "relation"], sort=False, dropna=False):
+        claim = next(rows.itertuples())
+        line = {"where": claim.locator, "claim": _about(claim), "ε": "" if math.isnan(claim.eps) else f"{claim.eps:.3g}"}
+        line["printed"] = "" if math.isnan(claim.value) else f"{claim.relation} {_number(claim.value, claim.unit)}".strip()
+        for protocol, title in PROTOCOL_TITLES.items():
+            mine = rows[rows["protocol"].isin([protocol, ""])]
+            said = mine["verdict"].where(mine["verdict"] != "", mine["reason"]).drop_duplicates()
+            line[title] = "; ".join(_ours(row) for row in mine[mine["ours"].notna()].itertuples())
+            line[f"{title}: verdict"] = "; ".join(said)
+        lines.append(line)
+    columns = [name for title in PROTOCOL_TITLES.values() for name in (title, f"{title}: verdict")]
+    return pd.DataFrame(lines, columns=["where", "claim", "ε", "printed", *columns])
+
+
+def _about(claim) -> str:
+    """The claim in a few words: ``gmm, accuracy, pgd linf, mnist``, or ``gfz < dfx, ...`` for an order."""
+    sides = f"{claim.model} {claim.relation or '−'} {claim.versus}" if claim.versus else claim.model
+    attack = "" if claim.attack in ("", "none") else f"{claim.attack} {claim.norm}".strip()
+    words = [sides, claim.metric.replace("_", " "), attack, claim.data, claim.reading]
+    return ", ".join(word for word in words if word)
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{100 * value:.1f} %" if unit == "fraction" else f"{value:.3g}"
+
+
+def _ours(row) -> str:
+    if row.unit == "fraction":
+        return percent(row.ours, row.low, row.high)
+    return f"{row.ours:.3g} [{row.low:.3g}, {row.high:.3g}]"
 
 
 def differences(board: pd.DataFrame, xlabel: str) -> Figure | None:

@@ -58,6 +58,38 @@ def test_the_documents_numbers_stand_beside_ours(recorded):
 
 def test_percent_rounds():
     assert report.percent(0.8349, 0.7, 1.0) == "83 [70, 100]"
+    assert report.percent(0.001, -0.004, 0.0049) == "0 [0, 0]"
+
+
+def test_every_claim_has_a_line(recorded):
+    """As many lines as claims, and what a line says is what the scoreboard says."""
+    board = results.scoreboard(root=recorded)
+    table = report.every_claim(board)
+    assert len(table) == len(results.claims())
+    (line,) = table[(table["claim"] == "gfz < dfx, success rate, fgsm linf, fashion-mnist") & (table["ε"] == "0.1")].to_dict(
+        "records"
+    )
+    assert line["as published"].startswith("-50 [")
+    assert line["as published: verdict"] == "reproduced"
+    assert line["adaptive"].startswith("0 [")
+    assert line["adaptive: verdict"] == "does not stand"
+    assert line["printed"] == ""
+    bound = table[table["claim"].str.startswith("hybrid-deep, accuracy drop") & table["claim"].str.contains("cifar10,")]
+    assert set(bound["printed"]) == {"< 10.0 %"}
+    assert set(bound["as published: verdict"]) == {results.NOT_RUN}
+    assert set(bound["as published"]) == {""}
+    reason = table[table["claim"].str.contains("small-imagenet")]
+    assert set(reason["adaptive: verdict"]) == {"no data here"}
+
+
+def test_seeds_stand_side_by_side_in_a_claims_line(recorded):
+    board = results.scoreboard("deepbayes", root=recorded)
+    measured = board[board["ours"].notna()]
+    again = measured.assign(seed=1, ours=measured["ours"] / 2, verdict="seeds disagree")
+    one, two = report.every_claim(measured), report.every_claim(pd.concat([measured.assign(verdict="seeds disagree"), again]))
+    assert len(one) == len(two)
+    assert (two["as published"].str.count(r"\[") == 2 * one["as published"].str.count(r"\[")).all()
+    assert set(two["adaptive: verdict"]) <= {"seeds disagree"}
 
 
 def test_curves_stand_in_a_panel_for_each_protocol(recorded):

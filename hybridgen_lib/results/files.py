@@ -22,8 +22,8 @@ from hybridgen_lib.classifier import check_choice, check_number
 from hybridgen_lib.data import ImageData
 from hybridgen_lib.measurement import Measured, Outcomes, measured_from
 
-__all__ = ["DOCUMENTS", "PROFILES", "PROTOCOLS", "file_of", "load", "path_of", "read", "record", "record_report", "reports"]
-__all__ += ["rows_of"]
+__all__ = ["DOCUMENTS", "PROFILES", "PROTOCOLS", "file_of", "folder", "load", "path_of", "read", "record", "record_report"]
+__all__ += ["reports", "rows_of"]
 
 DOCUMENTS = ("hybrid", "deepbayes", "interpretable", "zoo", "causalib")
 PROFILES = ("paper", "cpu")  # the better one first; a quick run is never recorded
@@ -33,7 +33,8 @@ _KEY += ("reading", "variant", "stand_in", "chapter", "claim_model")
 _REPORT_KEY = ("document", "data", "claim_data", "model", "profile", "seed", "stand_in", "chapter")
 
 
-def folder(root) -> Path:
+def folder(root: str | Path | None = None) -> Path:
+    """Where results are: ``root``, by default ``results`` of the clone this package lies in, else of the working folder."""
     clone = Path(__file__).resolve().parents[2]
     return Path(root) if root is not None else (clone if (clone / "pyproject.toml").exists() else Path()) / "results"
 
@@ -240,11 +241,13 @@ def load(root: str | Path | None = None) -> pd.DataFrame:
     Columns: the key (document, data, model, profile, seed, protocol, attack, ...), metric, eps, value, low, high, n,
     seconds, and the provenance. Never holds a quick run.
     """
-    tables = [
-        item["outcomes"].table().assign(**item["key"], **{k: v for k, v in item["provenance"].items() if k != "seconds"})
-        for item in read(root)
-    ]
     measured = ["metric", "eps", "value", "low", "high", "n", "seconds"]
     source = ["version", "commit", "changed_since", "device", "torch", "data_checksum", "date"]
     columns = [*_KEY, *measured, *source]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    items = read(root)
+    if not items:
+        return pd.DataFrame(columns=columns)
+    runs = pd.DataFrame([{**item["provenance"], **item["key"]} for item in items])
+    runs = runs.drop(columns="seconds", errors="ignore")  # of the whole run; a row has its own
+    rows = pd.concat([item["outcomes"].table().assign(run=run) for run, item in enumerate(items)], ignore_index=True)
+    return rows.merge(runs, left_on="run", right_index=True)[columns]
