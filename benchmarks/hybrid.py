@@ -14,12 +14,16 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from benchmarks.timing import interleaved, save
 from hybridgen_lib.attacks import Linf, fgsm
 from hybridgen_lib.attacks.gradient import LOSSES
 from hybridgen_lib.classifier import frozen_noise
+from hybridgen_lib.models.pixels import PixelNormal
+from hybridgen_lib.models.vectors import NormalFeatures
 from hybridgen_lib.recipes import build
 
 PROFILE, SHAPE, BALL = "cpu", (3, 32, 32), Linf(8 / 255)
@@ -28,6 +32,8 @@ BATCHES = (5, 10, 15)
 """Numbers of images in one gradient through all of the most classes."""
 VGG_CALLS = 20
 """A call of VGG16 alone is over too soon to be timed alone."""
+WITH_MEANS = ("cpu", "paper")
+"""Profiles at which the density of features is timed with and without their means."""
 
 
 @torch.no_grad()
@@ -57,6 +63,13 @@ def chosen_rival(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return fgsm(model, x, y, BALL, loss="margin")
 
 
+class Means(NormalFeatures):
+    """The same density the plain way: every mean of every sample, image and class."""
+
+    def forward(self, h: Tensor, weight: Tensor, bias: Tensor) -> Distribution:
+        return PixelNormal(F.linear(h, weight, bias), self.sigma, axes=1)
+
+
 PREDICTION = {"head": scores}
 STEP = {
     "head, every class in one call": one_call,
@@ -81,12 +94,18 @@ def main(device: str = "cpu") -> None:
         _table("A prediction with the causal head on VGG16", f"{alone} {setting}", scores, PREDICTION, device),
         _table("A step of an attack on the causal head", f"{alone} {passes} {setting}", one_call, STEP, device),
         _bound(f"Of a single call, the time too. {setting}", device),
+        *(_with_means(profile, device) for profile in WITH_MEANS),
     ]
     save("hybrid" if device == "cpu" else f"hybrid-{device}", tables, [])
 
 
-def _call(name: str, way: Callable, classes: int, images: int, profile: str, device: str) -> Callable[[], Tensor]:
+def _call(
+    name: str, way: Callable, classes: int, images: int, profile: str, device: str, density: type | None = None
+) -> Callable[[], Tensor]:
     model = build(name, SHAPE, classes, profile=profile).eval().requires_grad_(False).to(device)
+    if density is not None:
+        decoder = model.networks["p(x1,x2|y,z,m)"]
+        decoder.features = density(decoder.features.sigma)
     x = torch.rand(images, *SHAPE, generator=torch.Generator().manual_seed(0)).to(device)
     y = (torch.arange(images) % classes).to(device)
 
@@ -141,6 +160,25 @@ def _table(title: str, note: str, alone: Callable, ways: dict[str, Callable], de
         each = [round(second / calls[case], 6) for second in seconds[case]]
         cases.append({"case": case, "seconds": each, "memory (GiB)": round(memory, 4)})
     return {"title": title, "note": note, "reference": "VGG16", "cases": cases}
+
+
+def _with_means(profile: str, device: str) -> dict:
+    ways = {"a prediction": scores, "a gradient through every class": one_call}
+    rows = {case: ("hybrid-shallow", way, 10, IMAGES, profile, device) for case, way in ways.items()}
+    calls = {case: _call(*row) for case, row in rows.items()}
+    calls |= {f"{case}, every mean computed": _call(*row, density=Means) for case, row in rows.items()}
+    seconds = interleaved(calls, REPETITIONS)
+    note = (
+        f"`hybrid-shallow` at `{profile}`, untrained, {IMAGES} images 3x32x32, 10 classes, K = 10, on {device}. The library "
+        "takes the density of features from W'W, without their means (`models/vectors.py`)."
+    )
+    cases = [{"case": case, "seconds": each} for case, each in seconds.items()]
+    return {
+        "title": f"Features with and without their means, `{profile}`",
+        "note": note,
+        "reference": next(iter(ways)),
+        "cases": cases,
+    }
 
 
 def _again(call: Callable, times: int) -> Callable[[], object]:

@@ -595,6 +595,18 @@ none = none.assign(m=none.reading.where(none.reading != "", "m as in the text"))
 report.rates(none, "m")
 
 # %% [markdown]
+# On Fashion-MNIST the document is right about this: a head costs its backbone nothing. VGG16 has 88 %, the heads have 87 to 88, and
+# the deep one is two points above the shallow one, as it says. Its baselines on features do as well. Deep CAMA, which sees pixels
+# alone, stays at 81 (the document: below half, on CIFAR-10). Setting $m$ to 0 in the prediction, too, moves a head by at most
+# three images in a thousand.
+
+# %% tags=["recorded"]
+if best == "cpu":
+    clean = none.pivot_table("value", "model", "m")["m as in the text"]
+    assert clean.drop("cama").min() > clean["vgg16"] - 0.02 > clean["cama"] + 0.02
+    assert clean["hybrid-deep"] > clean["hybrid-shallow"]
+
+# %% [markdown]
 # Next, the document's Figure 4 (a) and (d), four times over. The upper row is as published: FGSM, and PGD of 30 steps on the
 # cross-entropy, by each reading of the radius. The lower row is the same axis with PGD on the margin, and on the left the worst
 # case of the whole protocol. Dashed: the small code. Look at which lines of the upper row are still there in the lower.
@@ -661,7 +673,16 @@ for number in sorted(recorded.seed.unique()) or [0]:
 # than ten points, exactly as the document says of its model. Under 30 steps of PGD on the cross-entropy it keeps two images in
 # three at 0.1; the document has "0.5 accuracy". VGG16 keeps none at 0.05. So the document's curves can be made again, on other
 # images and with another network. And in the lower row the same weights have lost almost everything at 0.05.
-
+#
+# The deep heads show the same in other proportions. FGSM takes a fifth of their images at the first step, and then no more up
+# to 0.2. Under PGD on the cross-entropy a deep head keeps 46 % at 0.1, and 24 with the small code. So with the large code the
+# deep tap is the more robust one, with the small code the shallow one; the document has "shallow". Of its baselines on features
+# only GBY stays clear of VGG16, with 35 % at 0.05. On the margin there is nothing to order: whatever stands on features keeps a
+# few images in a hundred at 0.05, and none at 0.1.
+#
+# Now find Deep CAMA, which draws pixels and knows no features. Its lines are nearly the same in both rows. On the margin it keeps
+# 65 % at 0.05 and 43 % at 0.1, where all others have nothing. The document counts it among the baselines that its own model
+# outperforms.
 
 # %% tags=["recorded"]
 left = partial(report.left, recorded)
@@ -673,6 +694,14 @@ if best == "cpu":
     for name in (small, "hybrid-shallow"):
         assert left(name, "pgd", 0.05) > 0.3 > 0.15 > left(name, "pgd-margin", 0.05)
     assert left("vgg16", "pgd", 0.05) < 0.02
+    on_features = [name for name in family if name not in ("vgg16", "cama")]
+    assert max(left(name, "pgd-margin", 0.05) for name in on_features) < 0.1
+    assert max(left(name, "pgd-margin", 0.1) for name in on_features) < 0.01
+    assert left("hybrid-deep", "pgd", 0.1) > left("hybrid-shallow", "pgd", 0.1)
+    assert left(f"hybrid-deep@{FREE_CODE}", "pgd", 0.1) < left(small, "pgd", 0.1)
+    assert left("gby-conv9", "pgd", 0.05) > 0.25 > 0.1 > left("gbz-conv9", "pgd", 0.05)
+    assert abs(left("cama", "pgd-margin", 0.1) - left("cama", "pgd", 0.1)) < 0.05
+    assert left("cama", "pgd-margin", 0.1) > 0.35
 
 # %% [markdown]
 # The panels also settle what the axis means. The document says that VGG16 keeps less than 0.2 at 0.05 under PGD in $\ell_2$. Taken as
@@ -693,15 +722,16 @@ if best == "cpu":
 _ = report.survivors(report.stages(recorded))
 
 # %% [markdown]
-# The head with the small code keeps one image in twenty at 0.05 and none from 0.1 on; VGG16 none at 0.05. All of it falls to the first
-# attack, PGD on the margin. AutoAttack, random search and the backbone's images find nothing more to take.
+# Of the heads one image in twenty is left at 0.05, or none, and none from 0.1 on; as of VGG16, DBX and GBY. All of it falls to the
+# first attack, PGD on the margin. AutoAttack, random search and the backbone's images find nothing more to take.
 
 # %% tags=["recorded"]
+four_heads = [name for name in family if name.startswith("hybrid")]
 if best == "cpu":
     assert left("vgg16", "worst-case", 0.05) == 0
-    assert left(small, "worst-case", 0.05) < 0.1
-    for eps in (0.1, 0.2, 0.3):
-        assert left(small, "worst-case", eps) < 0.01
+    for name in four_heads:
+        assert left(name, "worst-case", 0.05) < 0.1
+        assert max(left(name, "worst-case", eps) for eps in (0.1, 0.2, 0.3)) < 0.01
 
 # %% [markdown]
 # ## What decides
@@ -785,17 +815,20 @@ sheets.pivot_table("cell", "sign", "model", "first", sort=False) if len(
 ) else results.NOT_RUN
 
 # %% [markdown]
-# VGG16 passes all nine. The shallow head with the small code fails three, and they are one: it leads by hundreds of nats, so the
-# cross-entropy has no gradient on any of these images, and none that could point the same way as the margin's.
+# VGG16, DBX, GBZ and Deep CAMA pass all nine. Each of the four heads fails several, and they are one: it leads by 85 nats or
+# more, so on many images the cross-entropy has no gradient at all, and where it has one it does not point the same way as the
+# margin's. GBY shows a little of the same. So the models that look robust as published are those whose gradients are masked,
+# and the one that stands in both rows has nothing to hide.
 
 # %% tags=["recorded"]
 if best == "cpu":
     signs = sheets.pivot_table("value", "sign", "model")
     verdicts = sheets.pivot_table("verdict", "sign", "model", "first")
-    assert (verdicts["vgg16"] == "pass").all()
-    assert signs.loc["score gap", small] > 103
-    assert signs.loc["no gradient", small] > 0.9
-    assert (verdicts[small] == "fail").sum() == 3
+    assert (verdicts[["vgg16", "dbx-fc1", "gbz-conv9", "cama"]] == "pass").all(axis=None)
+    assert (verdicts[four_heads] == "fail").sum().min() >= 2
+    assert signs.loc["score gap", four_heads].min() > 80
+    assert signs.loc["no gradient", four_heads].min() > 0.3
+    assert signs.loc["the two gradients part", four_heads].max() < 0.2
 
 # %% [markdown]
 # Where the claims about CIFAR-100 and Tiny-ImageNet stand. They are listed so that nobody forgets them.
@@ -823,8 +856,8 @@ table.rename(columns={"ratio": "times VGG16"}) if len(table) else results.NOT_RU
 # %% [markdown]
 # When this was written, on a CPU, PGD training of 7 to 10 steps lay inside "3 to 30", and FGSM training below it. At the
 # document's sizes a head adds a third to the price of VGG; at ours, with more epochs and a smaller network, the whole costs 3.5
-# times VGG. And the price is paid again with every prediction, which asks for every class and every sample: some 20 times that
-# of this VGG with 10 classes, some 400 times with 200.
+# times VGG. And the price is paid again with every prediction, which asks for every class and every sample: some 13 times that
+# of this VGG with 10 classes, some 240 times with 200.
 
 # %% [markdown]
 # ## Exercises

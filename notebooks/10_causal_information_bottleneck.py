@@ -711,14 +711,17 @@ if best == "cpu":
         for name in ("mlp", "mlp-vib", "mlp-causalib")
     }
     assert family["mlp-causalib"] < 0.55 < 0.65 < min(family["mlp"], family["mlp-vib"])
-    assert left("mlp-causalib", "worst-case", 0.1) < 0.02
+    assert max(left(name, "worst-case", 0.1) for name in family) < 0.02
+    whole = {name: left(name, "worst-case", 8 / 255) for name in family}
+    assert whole["mlp-causalib"] < 0.55 < 0.65 < min(whole["mlp"], whole["mlp-vib"])
 
 # %% [markdown]
 # Is it at least better than what it is built on? At 8/255, where the attack has not won yet, the document prints 56 % under
 # AutoAttack for the plain network, 89 for VIB and 95 for CausalIB (its Table 4). Ours keep 69, 69 and 51: the order is turned
-# round. At 0.1, half of Table 1's radius, the protocol leaves half a per cent of CausalIB. So "the best without adversarial
-# training" does not stand on MNIST, whether the attacker averages over the noise or not: CausalIB is not even ahead of the
-# bottleneck without its causal loss.
+# round. The whole protocol says the same, 69, 69 and 50; at 0.1, half of Table 1's radius, it leaves less than two per cent of each.
+# So "the best without adversarial training" does not stand on MNIST, whether the attacker averages over the noise or not:
+# CausalIB is not even ahead of the bottleneck without its causal loss. Nor is anything hidden. No masking report of the three,
+# below, fails a sign; they fall to the first attack.
 #
 # The seeds beside each other, for the three models that have three.
 
@@ -886,6 +889,9 @@ sheets = sheets[
 sheets = sheets[sheets.model.isin(order)].assign(
     cell=lambda t: t.verdict + " (" + t.value.round(2).astype(str) + ")"
 )
+if best == "cpu":
+    trio = sheets[sheets.model.isin(["mlp", "mlp-vib", "mlp-causalib"])]
+    assert (trio.verdict != "fail").all()
 sheets.pivot_table("cell", "sign", "model", "first", sort=False) if len(
     sheets
 ) else results.NOT_RUN

@@ -56,7 +56,8 @@ def test_cases_take_turns_after_an_unmeasured_round(repetitions):
 
 
 TINY = {
-    hybrid: {"PROFILE": "quick", "CLASSES": (3,), "IMAGES": 2, "REPETITIONS": 2, "BATCHES": (1,), "VGG_CALLS": 2},
+    hybrid: {"PROFILE": "quick", "CLASSES": (3,), "IMAGES": 2, "REPETITIONS": 2, "BATCHES": (1,), "VGG_CALLS": 2}
+    | {"WITH_MEANS": ("quick",)},
     defences: {"PROFILE": "quick", "BATCHES": 1, "REPETITIONS": 2},
     explanations: {
         "REPETITIONS": {"cnn": 2, "resnet18": 2, "frechet": 2},
