@@ -156,7 +156,9 @@ def every_claim(board: pd.DataFrame) -> pd.DataFrame:
 
 def _about(claim) -> str:
     """The claim in a few words: ``gmm, accuracy, pgd linf, mnist``, or ``gfz < dfx, ...`` for an order."""
-    sides = f"{claim.model} {claim.relation or '−'} {claim.versus}" if claim.versus else claim.model
+    where = "" if math.isnan(claim.versus_eps) else f" at {claim.versus_eps:.3g}"
+    other = f"{claim.versus}{where}" + (f" under {claim.versus_attack}" if claim.versus_attack else "")
+    sides = f"{claim.model} {claim.relation or '−'} {other}" if claim.versus else claim.model
     attack = "" if claim.attack in ("", "none") else f"{claim.attack} {claim.norm}".strip()
     words = [sides, claim.metric.replace("_", " "), attack, claim.data, claim.reading]
     return ", ".join(word for word in words if word)

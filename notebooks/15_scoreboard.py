@@ -372,12 +372,12 @@ _ = axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 # %% tags=["recorded"]
 small, large = leads.xs(0.1, level=1), leads.xs(0.3, level=1)
 threshold = "cnn-vae-binary − cnn-binary"
-assert small.drop(threshold).value.min() > 0.3
+assert small.drop(threshold).value.min() > 0.4
 assert large.drop(threshold).value.abs().max() < 0.1
 assert small.value[threshold] < 0.05
 
 # %% [markdown]
-# At 0.1 every pair but one leads by 30 points or more. The exception has a threshold on both sides. At 0.3 the leads are gone. This is
+# At 0.1 every pair but one leads by 40 points or more. The exception has a threshold on both sides. At 0.3 the leads are gone. This is
 # what the five documents together show, when all are measured alike: to model what a class looks like does help, on small grey
 # pictures, against small changes. It does not make a model robust in the sense in which the tables were read.
 #

@@ -78,6 +78,8 @@ def test_every_claim_has_a_line(recorded):
     assert set(bound["printed"]) == {"< 10.0 %"}
     assert set(bound["as published: verdict"]) == {results.NOT_RUN}
     assert set(bound["as published"]) == {""}
+    assert "gfz > gfz at 0.1, success rate, fgsm linf, fashion-mnist" in set(table["claim"])
+    assert table["claim"].str.startswith("alexnet > alexnet under fgsm, accuracy, transfer").any()  # a check of causalib
     reason = table[table["claim"].str.contains("small-imagenet")]
     assert set(reason["adaptive: verdict"]) == {"no data here"}
 
