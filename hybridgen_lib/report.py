@@ -138,9 +138,9 @@ def every_claim(board: pd.DataFrame) -> pd.DataFrame:
     Columns ``where, claim, ε, printed``, then for each protocol ours, in per cent where it is a share, and the verdict or the
     reason why there is none. Several seeds stand side by side in a cell.
     """
-    claim = "document locator printed kind data model versus versus_attack versus_eps metric attack norm eps steps"
+    same = "document locator printed kind data model versus versus_attack versus_eps metric attack norm eps steps"
     lines = []
-    for _, rows in board.groupby([*claim.split(), "reading", "relation"], sort=False, dropna=False):
+    for _, rows in board.groupby([*same.split(), "reading", "relation"], sort=False, dropna=False):
         claim = next(rows.itertuples())
         line = {"where": claim.locator, "claim": _about(claim), "ε": "" if math.isnan(claim.eps) else f"{claim.eps:.3g}"}
         line["printed"] = "" if math.isnan(claim.value) else f"{claim.relation} {_number(claim.value, claim.unit)}".strip()

@@ -710,7 +710,8 @@ ratio = seconds(denoiser) / seconds(models["cnn"])
 print(f"a gradient of cnn-mrf costs {ratio:.1f} times one of cnn")
 
 # %% [markdown]
-# The factor depends on the machine, and on what else it does. Five sweeps are cheap additions, but over every pixel, and the CNN is small.
+# The factor depends on the machine, and on what else it does. Five sweeps are cheap additions, but over every pixel, and the
+# CNN is small.
 
 # %% [markdown]
 # ## Gradients that vanish
