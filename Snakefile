@@ -134,7 +134,8 @@ CHAPTERS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.py"
 LIBRARY = sorted(str(path) for path in Path("hybridgen_lib").rglob("*") if path.suffix in {".py", ".csv", ".mplstyle"})
 ROOMS = ("classifier.py", "data/", "models/", "training/", "recipes/")  # what a trained model depends on
 RECIPES = [path for path in LIBRARY if path.removeprefix("hybridgen_lib/").startswith(ROOMS)]
-RESULTS = sorted(map(str, Path("results").rglob("*.*")))
+RESULTS = sorted(str(path) for path in Path("results").rglob("*.*") if not path.name.startswith("."))  # . is half written
+TIMINGS = sorted(map(str, Path("benchmarks/raw").glob("*.json")))
 PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.is_file() and path.suffix != ".pyc")
 PYTHON = sys.executable
 
@@ -186,9 +187,13 @@ def model_to_measure(wildcards):
     same = [d for d in MEASUREMENTS if d.partition("-")[0] == document and MEASUREMENTS[d][0] == data]
     if len(recorded) >= sum(files_of(d, wildcards.model) for d in same):
         return []
-    source = [SOURCE.get(wildcards.document, "cnn")] if "worst-case" in ways_of(wildcards.document, wildcards.model) else []
-    others = [*source, *([EXTRACTOR[wildcards.document]] if wildcards.document in EXTRACTOR else [])]
-    return trained(wildcards, [*([] if wildcards.model == "real-data" else [wildcards.model]), *others], data)
+    extractor = [EXTRACTOR[wildcards.document]] if wildcards.document in EXTRACTOR else []
+    needed = trained(wildcards, [*([] if wildcards.model == "real-data" else [wildcards.model]), *extractor], data)
+    if "worst-case" in ways_of(wildcards.document, wildcards.model):
+        source = SOURCE.get(wildcards.document, "cnn")
+        seed = int(wildcards.seed) + (wildcards.model == source)  # nobody is attacked by itself
+        needed.append(f"build/trained/{data}/{wildcards.profile}-s{seed}/{source}")
+    return needed
 
 
 def explained_first(wildcards):
@@ -238,7 +243,7 @@ rule measure:
 
 
 rule chapter:
-    input: LIBRARY, RESULTS, models_of, measured, source="notebooks/{chapter}.py", script="book/chapter.py"
+    input: LIBRARY, RESULTS, TIMINGS, models_of, measured, source="notebooks/{chapter}.py", script="book/chapter.py"
     output: "build/chapters/{profile}-s{seed}/{chapter}.ipynb"
     log: "build/logs/{profile}-s{seed}-{chapter}.ipynb"
     threads: 1

@@ -7,12 +7,14 @@ rows of results/) now shows something else. Figures and times of the quick profi
 """
 
 import base64
+import io
 import shutil
 import sys
 from pathlib import Path
 
 import jupytext
 import nbformat
+from PIL import Image
 
 __all__ = ["in_step", "main"]
 
@@ -31,10 +33,20 @@ def as_text(path: Path) -> str:
 
 
 def recorded(path: Path) -> list:
-    """The text that the cells tagged ``recorded`` show."""
+    """What the cells tagged ``recorded`` show: their text, and their pictures as far as an eye would see a difference."""
     cells = nbformat.read(path, as_version=4).cells
-    outputs = [output for cell in cells if "recorded" in cell.metadata.get("tags", []) for output in cell.outputs]
-    return [{kind: text for kind, text in output.get("data", {}).items() if kind.startswith("text/")} for output in outputs]
+    return [_shown(output) for cell in cells if "recorded" in cell.metadata.get("tags", []) for output in cell.outputs]
+
+
+def _shown(output) -> dict:
+    data = output.get("data", {})
+    shown = {kind: text for kind, text in data.items() if kind.startswith("text/")}
+    if "text" in output:
+        shown["stream"] = output.text
+    if "image/png" in data:
+        picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("L")
+        shown["picture"] = [level // 32 for level in picture.resize((96, 96), Image.Resampling.BOX).tobytes()]
+    return shown
 
 
 def save_readme_picture(path: Path) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from contextlib import contextmanager
 from numbers import Real
+from statistics import NormalDist
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -20,6 +22,7 @@ __all__ = [
     "SCORE_KINDS",
     "Classifier",
     "StochasticClassifier",
+    "ask",
     "bootstrap_interval",
     "check_choice",
     "check_generator",
@@ -29,6 +32,7 @@ __all__ = [
     "check_model",
     "check_number",
     "check_scores",
+    "deterministic",
     "evaluating",
     "frozen_noise",
     "is_stochastic",
@@ -77,10 +81,12 @@ class StochasticClassifier(nn.Module):
         draw = torch.randn(samples, images, dims, generator=source, device=source.device, dtype=like.dtype)
         return draw.to(like.device)
 
-    def twin(self) -> StochasticClassifier:
-        """The same networks in another object, whose other attributes can be changed; frozen where this one is."""
+    def twin(self, **changes) -> StochasticClassifier:
+        """The same networks in another object with other attributes, ``twin(samples=1)``; frozen where this one is."""
         twin = copy.copy(self)
         twin._frozen_seed = self._frozen_seed  # a copy would start unfrozen
+        for name, value in changes.items():
+            setattr(twin, name, value)
         return twin
 
     def __getstate__(self):  # a generator can be neither copied nor saved; a copy starts its own from the seed
@@ -112,6 +118,11 @@ def is_stochastic(model: nn.Module) -> bool:
     return any(m._frozen_seed is None for m in parts)
 
 
+def ask(model: nn.Module, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """The scores of any model: one with noise of its own draws it from ``generator``, by default from its own source."""
+    return model(x, generator=generator) if is_stochastic(model) else model(x)
+
+
 @contextmanager
 def evaluating(model: nn.Module):
     """Inside the block ``model`` is in evaluation mode and its parameters gather no gradients; both are put back after."""
@@ -127,6 +138,12 @@ def evaluating(model: nn.Module):
             parameter.requires_grad_(flag)
 
 
+def deterministic():
+    """Inside the block equal calls give equal numbers on a GPU, too: convolutions are computed in full float32, and by
+    algorithms whose sums keep their order. On a CPU that is so anyway."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+
 # ---------------------------------------------------------------- input checks: before any work starts, naming the argument
 
 
@@ -138,13 +155,15 @@ def check_model(model: nn.Module, name: str = "model") -> nn.Module:
 
 
 def check_images(x: Tensor, name: str = "x") -> Tensor:
-    """Return ``x`` if it is a batch of images, float (B, channels, H, W) in [0, 1]; else raise ``ValueError``."""
+    """Return ``x`` if it is a batch of images, float32 or float64 (B, channels, H, W) in [0, 1]; else raise ``ValueError``."""
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor of images, got {type(x).__name__}")
     if x.ndim != 4:
         raise ValueError(f"{name} must have shape (B, channels, H, W), got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise ValueError(f"{name} must be floating point in [0, 1], got {x.dtype}; divide uint8 images by 255")
+    if torch.finfo(x.dtype).bits < 32:
+        raise ValueError(f"{name} must be float32 or float64, got {x.dtype}; an attack's small steps are lost in it")
     if x.numel():
         low, high = (value.item() for value in torch.aminmax(x.detach()))
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -156,9 +175,10 @@ def check_images(x: Tensor, name: str = "x") -> Tensor:
 
 def check_image_shape(image_shape: tuple[int, int, int], name: str = "image_shape") -> tuple[int, int, int]:
     """Return ``image_shape`` if it is (channels, H, W), each 1 or more; else raise ``ValueError``."""
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ValueError(f"{name} must be (channels, H, W), got {tuple(image_shape)}")
-    return tuple(image_shape)
+    sizes = tuple(image_shape) if isinstance(image_shape, Sequence) else ()
+    if len(sizes) != 3 or not all(isinstance(size, int) and size >= 1 for size in sizes):
+        raise ValueError(f"{name} must be (channels, H, W), whole numbers from 1 on, got {image_shape!r}")
+    return sizes
 
 
 def check_generator(generator: torch.Generator | None, name: str = "generator") -> torch.Generator | None:
@@ -194,13 +214,13 @@ def check_scores(scores: Tensor, images: int) -> Tensor:
 
 
 def check_number(value: float, name: str, *, low: float = -math.inf, high: float = math.inf, integer: bool = False) -> float:
-    """Return ``value`` if it is a finite number in [low, high] (an integer where asked); else raise ``ValueError``."""
-    kind = "an integer" if integer else "a number"
-    allowed = f"{kind} in [{low}, {high}]" if math.isfinite(high) else f"{kind} >= {low}"
+    """Return ``value`` if it is a finite number in [low, high] (as an ``int`` where asked); else raise ``ValueError``."""
     ok = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not ok or not low <= value <= high or (integer and value != int(value)):
+        kind = "an integer" if integer else "a number"
+        allowed = f"{kind} in [{low}, {high}]" if math.isfinite(high) else f"{kind} >= {low}"
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
-    return value
+    return int(value) if integer else value
 
 
 def check_choice(value: str, name: str, allowed) -> str:
@@ -223,7 +243,7 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
     _check_confidence(confidence)
     if n == 0:
         return 0.0, 1.0
-    z = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor((1 + confidence) / 2, dtype=torch.float64)).item()
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))

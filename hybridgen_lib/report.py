@@ -19,7 +19,7 @@ from hybridgen_lib import figures
 from hybridgen_lib.results import NOT_RUN
 
 __all__ = ["PROTOCOL_TITLES", "beside", "curves_by_protocol", "differences", "every_claim", "left", "percent", "rates"]
-__all__ += ["stages", "survivors", "timings", "verdicts", "without_stages"]
+__all__ += ["radius", "stages", "survivors", "timings", "verdicts", "without_stages"]
 
 PROTOCOL_TITLES = {"as_published": "as published", "adaptive": "adaptive"}
 
@@ -35,6 +35,16 @@ STAGES = {
 def percent(value: float, low: float, high: float) -> str:
     """A share with its interval, in per cent: ``"83 [75, 89]"``."""
     return f"{100 * value:z.0f} [{100 * low:z.0f}, {100 * high:z.0f}]"  # z: no minus in front of 0
+
+
+def radius(eps: float) -> str:
+    """A radius as a reader would write it: ``"0.3"``, ``"8/255"``, ``"any"`` from 1,000 on, and nothing for NaN."""
+    if math.isnan(eps):
+        return ""
+    short, levels = f"{eps:.3g}", round(255 * eps)
+    if eps >= 1_000:
+        return "any"
+    return f"{levels}/255" if abs(float(short) - eps) > 1e-9 and abs(255 * eps - levels) < 1e-4 else short
 
 
 def rates(rows: pd.DataFrame, columns: str | list[str] = "eps") -> pd.DataFrame:
@@ -121,7 +131,7 @@ def verdicts(board: pd.DataFrame, in_words: Callable) -> pd.DataFrame:
     ``in_words(claim)`` gives the sentence that a row of the scoreboard belongs to. A comparison counts once, whatever the
     number of seeds; what has no verdict shows its reason.
     """
-    board = board.assign(claim=[in_words(claim) for claim in board.itertuples()], ε=board["eps"])
+    board = board.assign(claim=[in_words(claim) for claim in board.itertuples()], ε=board["eps"].map(radius))
     board["protocol"] = board["protocol"].map(PROTOCOL_TITLES).fillna("as published")
     board["said"] = board["verdict"].where(board["verdict"] != "", board["reason"]).replace("", "no verdict (stand-in)")
     once = board.drop_duplicates(["claim", "ε", "protocol", "key"])
@@ -142,13 +152,12 @@ def every_claim(board: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for _, rows in board.groupby([*same.split(), "reading", "relation"], sort=False, dropna=False):
         claim = next(rows.itertuples())
-        line = {"where": claim.locator, "claim": _about(claim), "ε": "" if math.isnan(claim.eps) else f"{claim.eps:.3g}"}
-        line["printed"] = "" if math.isnan(claim.value) else f"{claim.relation} {_number(claim.value, claim.unit)}".strip()
+        line = {"where": claim.locator, "claim": _about(claim), "ε": radius(claim.eps)}
+        line["printed"] = "" if math.isnan(claim.value) else f"{claim.relation} {_printed(claim.value, claim.unit)}".strip()
         for protocol, title in PROTOCOL_TITLES.items():
             mine = rows[rows["protocol"].isin([protocol, ""])]
-            said = mine["verdict"].where(mine["verdict"] != "", mine["reason"]).drop_duplicates()
             line[title] = "; ".join(_ours(row) for row in mine[mine["ours"].notna()].itertuples())
-            line[f"{title}: verdict"] = "; ".join(said)
+            line[f"{title}: verdict"] = "; ".join(dict.fromkeys(_said(row) for row in mine.itertuples()))
         lines.append(line)
     columns = [name for title in PROTOCOL_TITLES.values() for name in (title, f"{title}: verdict")]
     return pd.DataFrame(lines, columns=["where", "claim", "ε", "printed", *columns])
@@ -156,7 +165,7 @@ def every_claim(board: pd.DataFrame) -> pd.DataFrame:
 
 def _about(claim) -> str:
     """The claim in a few words: ``gmm, accuracy, pgd linf, mnist``, or ``gfz < dfx, ...`` for an order."""
-    where = "" if math.isnan(claim.versus_eps) else f" at {claim.versus_eps:.3g}"
+    where = "" if math.isnan(claim.versus_eps) else f" at {radius(claim.versus_eps)}"
     other = f"{claim.versus}{where}" + (f" under {claim.versus_attack}" if claim.versus_attack else "")
     sides = f"{claim.model} {claim.relation or '−'} {other}" if claim.versus else claim.model
     attack = "" if claim.attack in ("", "none") else f"{claim.attack} {claim.norm}".strip()
@@ -164,8 +173,16 @@ def _about(claim) -> str:
     return ", ".join(word for word in words if word)
 
 
-def _number(value: float, unit: str) -> str:
-    return f"{100 * value:.1f} %" if unit == "fraction" else f"{value:.3g}"
+def _printed(value: float, unit: str) -> str:
+    """Every digit that the document prints."""
+    return f"{round(100 * value, 6):.10g} %" if unit == "fraction" else f"{value:.10g}"
+
+
+def _said(row) -> str:
+    """The verdict, or why there is none: the reason, or what stood in for the document's data and model."""
+    if row.verdict or row.reason:
+        return row.verdict or row.reason
+    return f"no verdict (on {row.stand_in})" if row.stand_in and not math.isnan(row.ours) else ""
 
 
 def _ours(row) -> str:
@@ -185,15 +202,16 @@ def differences(board: pd.DataFrame, xlabel: str) -> Figure | None:
     pairs = pairs.assign(pair=names)
     order = list(dict.fromkeys(names))
     size = (7.6, 1 + 0.3 * len(order))
-    figure, axes = plt.subplots(1, pairs["eps"].nunique(), figsize=size, squeeze=False, sharey=True, sharex=True)
-    for axis, (eps, part) in zip(axes[0], pairs.groupby("eps"), strict=True):
+    panels = list(pairs.groupby("eps", dropna=False))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, sharex=True)
+    for axis, (eps, part) in zip(axes[0], panels, strict=True):
         for k, (protocol, title) in enumerate(PROTOCOL_TITLES.items()):
             rows = part[part["protocol"] == protocol]
             heights = [order.index(pair) + 0.25 * k for pair in rows["pair"]]
             reach = [rows["ours"] - rows["low"], rows["high"] - rows["ours"]]
             axis.errorbar(rows["ours"], heights, xerr=reach, fmt="os"[k], label=title)
         axis.axvline(0, color="black", linewidth=1)
-        axis.set(title=f"ε = {eps:g}", xlabel=xlabel)
+        axis.set(title=f"ε = {radius(eps)}" if eps == eps else "", xlabel=xlabel)
     axes[0, 0].set_yticks([k + 0.12 for k in range(len(order))], order)
     axes[0, 0].set_ylim(len(order) - 0.4, -0.4)  # the first pair on top
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
@@ -244,7 +262,7 @@ def survivors(table: pd.DataFrame) -> Figure | None:
             end = rows.iloc[-1]
             axis.barh(height, end["value"], color=kinds["stands"])
             axis.plot([end["low"], end["high"]], [height, height], color="black", linewidth=1.5)
-        axis.set(title=f"ε = {eps:g}", xlabel="share of images", xlim=(0, 1), yticks=range(len(bars)))
+        axis.set(title=f"ε = {radius(eps)}", xlabel="share of images", xlim=(0, 1), yticks=range(len(bars)))
         axis.set_yticklabels(bars)
     axes[0, 0].invert_yaxis()
     shown = [kind for kind in kinds if kind == "stands" or kind in set(table["attack"])]

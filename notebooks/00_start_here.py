@@ -31,7 +31,8 @@
 # The next cell holds the chapter's parameters. Every chapter has the same four.
 #
 # - `profile` is the scale. At `quick`, small models learn for seconds from a sample. At `cpu`, they learn from a full data
-#   set. At `paper`, everything has the size that the documents state, or else that of the paper behind them.
+#   set, or from most of one. At `paper`, everything has the size that the documents state, or else that of the paper behind
+#   them.
 # - `seed` is the number that random draws start from.
 # - `data_root` is a folder with full data sets. The `quick` profile needs none.
 # - `device` is where tensors live. With `auto`, that is a GPU if there is one.

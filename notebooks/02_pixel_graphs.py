@@ -141,14 +141,16 @@ strengths = torch.tensor(couplings).reshape(-1, 1, 1)
 board = PixelGraph.ising(torch.zeros(9, 96, 96), strengths)
 drawn = board.gibbs(noise, 300, source())
 words = (
-    "Samples of an Ising model of 96 by 96 pixels: noise at small couplings, patches that grow "
+    "An Ising model of 96 by 96 pixels, 300 sweeps from noise: noise at small couplings, patches that grow "
     "with the coupling, and from about 0.9 on large continents of black and white"
 )
 figures.slider_figure(list(drawn), couplings, "coupling c", start=4, alt=words)
 
 # %% [markdown]
-# Up to 0.6 it is noise with a texture. At 0.75 and 0.85 there are patches of all sizes. From 0.95 on the image splits
-# into a black and a white part, each nearly pure, with a border that gets shorter as the coupling grows.
+# Up to 0.6 it is noise with a texture. At 0.75 and 0.85 there are patches of all sizes. From 0.95 on the picture
+# splits into a black and a white part. That is no draw from $p(x)$ yet: there nearly every image is almost all black
+# or almost all white, as the magnetisation below says. From noise both colours grow, and 300 sweeps are too few for
+# one of them to win. At 1.5 it takes some thousand sweeps more.
 #
 # For an infinite grid the place of the change is known exactly {cite}`onsager1944crystal`: $J_c = \tfrac12\ln(1 +
 # \sqrt 2)$, so $c = \ln(1 + \sqrt 2) \approx 0.881$. Known, too, is the share of neighbours that agree, and the
@@ -208,9 +210,10 @@ for k in far:
     assert abs(magnetisation[k].item() - yang(tried[k])) < 0.12
 
 # %% [markdown]
-# Away from the dotted line the dots lie on both curves. Next to it they do not: there a change at one end of the grid
-# is felt at the other, the edges matter, and 250 sweeps from a white start are too few to forget it. Samplers are
-# slow where models are interesting. Keep that in mind when a picture is called "a sample".
+# The share that agrees keeps to its curve all the way. So does the magnetisation, but for two dots left of the dotted
+# line. At 0.85 a change at one end of the grid is felt at the other, and 250 sweeps from a white start are too few to
+# forget it; at 0.75 a few samples with large patches scatter. Samplers are slow where models are interesting. Keep
+# that in mind when a picture is called "a sample".
 
 # %% [markdown]
 # ## Energy, and the sum over all images
@@ -463,10 +466,10 @@ for line, (name, potentials) in zip(axes, rows.items(), strict=True):
 _ = figure.colorbar(shown, ax=axes, shrink=0.8, label="nats")
 
 # %% [markdown]
-# The unaries are negative everywhere: alone, a pixel would rather be black. Light comes from the couplings. Along a
-# garment's long edges the couplings downwards are strong; across the soles of shoes it is those to the right. At the
-# quick profile a trouser's two legs show in the couplings down, and hardly in those to the right. This is what naive
-# Bayes cannot say.
+# The unaries are negative nearly everywhere: alone, a pixel would rather be black. Light comes from the couplings.
+# Along a garment's long edges the couplings downwards are strong; across the soles of shoes it is those to the right.
+# At the quick profile a trouser's two legs show in the couplings down, and hardly in those to the right. This is what
+# naive Bayes cannot say.
 #
 # What does the model believe that a class looks like? Ask it. On top stands one test image of each class, black and
 # white; below are three draws from its graph, by 200 sweeps of Gibbs sampling from noise.
@@ -478,6 +481,7 @@ with torch.no_grad():
 real = torch.stack([x[y == c][0] for c in range(10)])
 _ = figures.image_grid(
     torch.cat([(real >= 0.5).float(), believed.flatten(0, 1)]),
+    titles=[name.split("/")[0] for name in fashion.classes] + [""] * 30,
     columns=10,
     row_titles=["test image", "draw 1", "draw 2", "draw 3"],
 )
@@ -644,7 +648,7 @@ _ = axis.set_title("free energy of eight images")
 
 # %% [markdown]
 # Each line only falls. At the quick profile the first sweep gains most of it, some 200 nats; the fifth gains about
-# one at most, and some images then have a few nats to go. (What is below a hundredth of a nat is drawn there.) That
+# two at most, and some images then have a few nats to go. (What is below a hundredth of a nat is drawn there.) That
 # no line rises is no accident of these images. The library's tests ask it of random graphs, of couplings that attract
 # and that repel.
 #
@@ -716,7 +720,7 @@ print(f"a gradient of cnn-mrf costs {ratio:.1f} times one of cnn")
 # %% [markdown]
 # ## Gradients that vanish
 #
-# A pixel among neighbours of its own kind has log odds of $4.2 + 4 \cdot 2 = 12$, so its chance is within $10^{-5}$
+# A pixel among neighbours of its own kind has log odds of $4.2 + 4 \cdot 2 = 12.2$, so its chance is within $10^{-5}$
 # of 1. There the sigmoid is flat, and the chain rule multiplies by its slope. Below are an image and the gradients of
 # the margin, each shown on the scale of its own largest value: of `cnn`, of `cnn-mrf`, and of `cnn-mrf` with a
 # pretended denoiser that passes gradients through unchanged. Look at how many pixels have colour.
@@ -979,7 +983,7 @@ if best == "cpu":
 #
 # The claims of this chapter, one by one. As published, a number is *reproduced* if our interval lies within five points of
 # it, and an order if the 95 % interval of the paired difference is on its side of zero. What a claim says *stands* or does
-# not by the worst case.
+# not by the worst case. (Chapter 01 has the whole rule, and says what a stand-in is.)
 
 
 # %% tags=["recorded"]

@@ -61,7 +61,8 @@ def load_model(name):
 # density into factors, and each order of the variables gives another split. Leaving out a condition makes a claim about the
 # world. `deepbayes` calls its splits by three letters:
 #
-# - **G** or **D**: does the label help to make the image (generative), or the image to make the label (discriminative)?
+# - **G** or **D**: is the label read off the image, directly or through the code (discriminative), or does the image come
+#   after the label or beside it, out of the same code (generative)?
 # - **F** or **B**: are $x$ and $y$ linked directly (fully connected), or only through $z$ (a bottleneck)?
 # - **Z**, **Y** or **X**: which variable stands at the root.
 

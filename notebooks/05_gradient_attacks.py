@@ -432,8 +432,8 @@ _ = figure.legend(loc="outside right center")
 
 # %% [markdown]
 # A step of PGD is a quarter as long as that of FGSM, so the curves start at the bottom. At the quick profile they have
-# reached their lines after four steps, and end above them, by an image or two. Twelve images are few; 200 tell more, for the model
-# that is quick to attack.
+# reached their lines after four steps, and end above them, by one image each. Twelve images are few; 200 tell more, for the
+# model that is quick to attack.
 
 # %%
 many = data.as_float(fashion.test_x[:200]).to(device)
@@ -777,8 +777,9 @@ _ = report.curves_by_protocol(curves, titles, ylabel="success rate")
 # of GFZ, GFY, GBZ and GBY, and nearly all of DFX, DFZ and the CNN. DBX stands between. GBY, which the document leaves out,
 # does as well as its siblings. DFZ can draw, and that does not help it.
 #
-# On the right every line has risen. DBX has joined the discriminative ones: what FGSM spared, a better attack takes. The
-# four generative models still keep about half of their images at 0.1. At 0.3 next to nothing is left of any model.
+# On the right every line has risen from 0.05 on; below that those of the four generative models have not moved. DBX has
+# joined the discriminative ones: what FGSM spared, a better attack takes. The four generative models still keep about half
+# of their images at 0.1. At 0.3 next to nothing is left of any model.
 
 # %%
 G, D = ["gfz", "gfy", "gbz", "gby"], ["dfx", "dfz", "cnn"]
@@ -808,9 +809,8 @@ for attack, title in {**shown, "worst-case": "The whole protocol, worst case"}.i
 
 # %% [markdown]
 # More steps, more starts, AutoAttack, a random search and another model's images change little. At 0.1 GFZ, GFY, GBZ and
-# GBY still keep about half of the images that they had right, and of DFX, DFZ, DBX and the CNN nothing is left. So that
-# half is not the gift of a weak attack. Chapter 07 shows what each attack took, and looks for signs that all of them were
-# blind.
+# GBY still keep about half of the images that they had right, and of DFX, DFZ, DBX and the CNN nothing is left. So none of
+# the others finds what PGD had missed. Chapter 07 shows what each attack took, and how far that can be trusted.
 
 # %%
 if best == "cpu":

@@ -312,8 +312,9 @@ rows = torch.cat([paint(free, **values) for values in causes.values()])
 _ = figures.image_grid(rows, short + [""] * 30, row_titles=list(causes))
 
 # %% [markdown]
-# Another $z$ gives another garment of each kind. $m$ lays a grain over the picture that means nothing: its weights are random
-# numbers. That is what a prediction does to every image, $K$ times, before it compares.
+# Another $z$ gives another garment of each kind. $m$ lays a grain over the picture that means nothing: its weights are
+# random numbers. Three times as long it wipes out the class: the bag and all tops become one garment. That is what a
+# prediction does to every image, $K$ times, before it compares.
 #
 # The same for the head that was trained with $m$ drawn. Move the slider: it is the length of $m$, from nothing to five times
 # what its prior expects. Does $m$ mean something now?
@@ -336,7 +337,8 @@ figures.slider_figure(
 # Look at an image through the eyes of each class: infer $z$ as if the class were $c$, and paint it as $c$. For a good
 # classifier the wrong classes should fail. Two heads: one with 128 numbers in its code, trained by the plain bound, and one
 # with 16, whose latent terms weighed four times as much until the last quarter of training (`code=16, pressure=4`;
-# {cite}`higgins2017beta`). The table at full scale takes the two changes apart. Compare the rows.
+# {cite}`higgins2017beta`). At full scale, below, the two changes are taken apart: it is the pressure that counts. Compare
+# the rows.
 
 
 # %%
@@ -595,10 +597,10 @@ none = none.assign(m=none.reading.where(none.reading != "", "m as in the text"))
 report.rates(none, "m")
 
 # %% [markdown]
-# On Fashion-MNIST the document is right about this: a head costs its backbone nothing. VGG16 has 88 %, the heads have 87 to 88, and
-# the deep one is two points above the shallow one, as it says. Its baselines on features do as well. Deep CAMA, which sees pixels
-# alone, stays at 81 (the document: below half, on CIFAR-10). Setting $m$ to 0 in the prediction, too, moves a head by at most
-# three images in a thousand.
+# On Fashion-MNIST the document is right about this: a head costs its backbone nothing. VGG16 has 88 %, the heads have 87 to
+# 88, and the deep one is two points above the shallow one, as it says. Its baselines on features do as well. Deep CAMA,
+# which sees pixels alone, stays at 81 (the document: below half, on CIFAR-10). Setting $m$ to 0 in the prediction, too,
+# moves a head by at most three images in a thousand.
 
 # %% tags=["recorded"]
 if best == "cpu":
@@ -669,10 +671,12 @@ for number in sorted(recorded.seed.unique()) or [0]:
     figure_four(number)
 
 # %% [markdown]
-# On Fashion-MNIST, look at the head with the small code on the shallow tap. Under FGSM its line is flat: at 0.2 it has lost fewer
-# than ten points, exactly as the document says of its model. Under 30 steps of PGD on the cross-entropy it keeps two images in
-# three at 0.1; the document has "0.5 accuracy". VGG16 keeps none at 0.05. So the document's curves can be made again, on other
-# images and with another network. And in the lower row the same weights have lost almost everything at 0.05.
+# On Fashion-MNIST, look at the head with the small code on the shallow tap. Under FGSM its line is flat: at 0.2 it has lost
+# fewer than ten points, exactly as the document says of its model. Under 30 steps of PGD on the cross-entropy it keeps two
+# images in three at 0.1; the document has "0.5 accuracy". VGG16 keeps none at 0.05. So one head of four, the one with *our*
+# small code, comes near the document's curve, on other images and with another network. The others lose 22 to 39 points
+# under FGSM at 0.2, and none of the four keeps 0.8 under PGD at 0.05, as the document has it. Nor does VGG16 fall below 0.2
+# by 0.05 under FGSM: it keeps 37 %, and DBX 50. And in the lower row the same weights have lost almost everything at 0.05.
 #
 # The deep heads show the same in other proportions. FGSM takes a fifth of their images at the first step, and then no more up
 # to 0.2. Under PGD on the cross-entropy a deep head keeps 46 % at 0.1, and 24 with the small code. So with the large code the
@@ -680,9 +684,9 @@ for number in sorted(recorded.seed.unique()) or [0]:
 # only GBY stays clear of VGG16, with 35 % at 0.05. On the margin there is nothing to order: whatever stands on features keeps a
 # few images in a hundred at 0.05, and none at 0.1.
 #
-# Now find Deep CAMA, which draws pixels and knows no features. Its lines are nearly the same in both rows. On the margin it keeps
-# 65 % at 0.05 and 43 % at 0.1, where all others have nothing. The document counts it among the baselines that its own model
-# outperforms.
+# Now find Deep CAMA, which draws pixels and knows no features. Its lines are nearly the same in both rows. On the margin it
+# keeps 65 % at 0.05 and 43 % at 0.1, where the others have a few in a hundred, and none. The document counts it among the
+# baselines that its own model outperforms.
 
 # %% tags=["recorded"]
 left = partial(report.left, recorded)
@@ -704,9 +708,11 @@ if best == "cpu":
     assert left("cama", "pgd-margin", 0.1) > 0.35
 
 # %% [markdown]
-# The panels also settle what the axis means. The document says that VGG16 keeps less than 0.2 at 0.05 under PGD in $\ell_2$. Taken as
-# printed, such a ball costs VGG16 nine points, and it keeps four images in five. Read as $\ell_\infty$, or as the root mean square of the
-# pixels, nothing is left of it at 0.05. So one of these was meant.
+# The panels also say something of what the axis means. The document says that VGG16 keeps less than 0.2 at 0.05 under PGD
+# in $\ell_2$. Taken as printed, such a ball costs our VGG16 nine points, and it keeps four images in five. Read as
+# $\ell_\infty$, or as the root mean square of the pixels, nothing is left of it at 0.05. On Fashion-MNIST, then, the
+# printed reading does not fit. CIFAR-10 has not been run, and another scale of the inputs, which the document does not
+# give, would fit as well.
 
 # %% tags=["recorded"]
 if best == "cpu":
@@ -719,11 +725,13 @@ if best == "cpu":
 # And what falls to which attack of the protocol, in the order in which they come.
 
 # %% tags=["recorded"]
-_ = report.survivors(report.stages(recorded))
+taken = report.stages(recorded)
+_ = report.survivors(taken[taken.eps < 0.15])  # at 0.2 and 0.3 it looks as at 0.1
 
 # %% [markdown]
-# Of the heads one image in twenty is left at 0.05, or none, and none from 0.1 on; as of VGG16, DBX and GBY. All of it falls to the
-# first attack, PGD on the margin. AutoAttack, random search and the backbone's images find nothing more to take.
+# Of the heads one image in twenty is left at 0.05, or none, and none from 0.1 on; as of VGG16, DBX, GBZ and GBY. (Deep
+# CAMA: not yet run at full scale.) All of it falls to the first attack, PGD on the margin. AutoAttack, random search and
+# the backbone's images find nothing more to take.
 
 # %% tags=["recorded"]
 four_heads = [name for name in family if name.startswith("hybrid")]
@@ -761,6 +769,44 @@ cells = {
 }
 ablation = pd.DataFrame(cells, dtype=object).rename_axis("change").fillna(results.NOT_RUN)
 ablation if len(ablation) else results.NOT_RUN
+
+# %% [markdown]
+# Nothing resists. Whatever is changed, the margin leaves at most seven images in a hundred. What the changes decide is something
+# else: how well the cross-entropy is blinded, and in three rows the accuracy.
+#
+# - **Length.** "350 iterations" by the letter are far too few: 56 % of clean images. And this head, which has learned
+#   little, is the only one that hides nothing, with 5 % under either attack. Twice our 60 epochs gain a point of accuracy.
+# - **Pressure** decides how robust a head *looks*. With the large code and the pressure alone, PGD on the cross-entropy leaves 77 %
+#   at 0.05, more than anything else in this chapter, and 69 % at 0.1. The size of the code, from 16 to 128, changes next to nothing.
+# - **Scales.** A sigma for every output costs seven points of accuracy, and a narrow one for the features, 0.25, eight. A wide one,
+#   2, gains a point. The pixels' sigma hardly counts.
+# - **m.** Trained or not, and weighed in full or as published, it makes no difference, unless a head that was trained with $m$ is
+#   asked without it.
+#
+# So the number that the document does not print, how hard the code is pressed in training, is worth 35 points of apparent robustness,
+# and none of real one.
+
+# %% tags=["recorded"]
+if best == "cpu":
+    shares = {
+        (name, title): row.value
+        for title, part in columns.items()
+        for name, row in part.set_index("model").iterrows()
+    }
+    of = lambda change, title: shares[f"hybrid-shallow{change and '@' + change}", title]  # noqa: E731
+    assert max(v for (_, title), v in shares.items() if title == "margin PGD") < 0.07
+    assert of("epochs=5", "clean") < 0.6
+    assert max(of("epochs=5", "PGD"), of("epochs=5", "margin PGD")) < 0.06
+    assert of("pressure=4", "PGD") > of("", "PGD") + 0.3
+    assert all(abs(of(f"code={n}", "PGD") - of("", "PGD")) < 0.1 for n in (16, 32, 64))
+    assert (
+        max(of(c, "clean") for c in ("scales=learned", "feature_sigma=0.25"))
+        < of("", "clean") - 0.05
+    )
+    assert (
+        of("training_m=sampled", "clean, m = 0") < of("training_m=sampled", "clean") - 0.03
+    )
+    assert abs(of("weight=published", "clean") - of("", "clean")) < 0.01
 
 # %% [markdown]
 # ## The verdict
@@ -801,8 +847,13 @@ with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
     display(report.verdicts(board, in_words))
 
 # %% [markdown]
-# And beside it, whether to trust the attacks: the masking report of every model at 0.05, on its first images (20 for a model that
-# samples, 100 for VGG16). A `warn` or `fail` names the sign of chapter 07 that the model shows.
+# What stands: VGG16 and DBX fall, as the document says (in $\ell_2$ as printed they do not), and deep is more accurate than
+# shallow. What does not: each bound on what the hybrid keeps, once the attack is on the margin, and "shallow keeps more
+# than deep", under either attack.
+#
+# And beside it, whether to trust the attacks: the masking report of every model at 0.05, on those of its first images that
+# it gets right (of 20 for a model that samples, of 100 for VGG16). A `warn` or `fail` names the sign of chapter 07 that the
+# model shows.
 
 # %% tags=["recorded"]
 sheets = results.reports()
@@ -810,15 +861,17 @@ sheets = sheets[(sheets.document == "hybrid") & (sheets.profile == best)]
 sheets = sheets[sheets.model.isin(family)].assign(
     cell=lambda t: t.verdict + " (" + t.value.round(2).astype(str) + ")"
 )
-sheets.pivot_table("cell", "sign", "model", "first", sort=False) if len(
-    sheets
-) else results.NOT_RUN
+signs = sheets.pivot_table("cell", "sign", "model", "first", sort=False)
+if len(sheets):
+    signs.loc["images looked at"] = sheets.groupby("model").n.max().astype(str)
+signs if len(sheets) else results.NOT_RUN
 
 # %% [markdown]
-# VGG16, DBX, GBZ and Deep CAMA pass all nine. Each of the four heads fails several, and they are one: it leads by 85 nats or
-# more, so on many images the cross-entropy has no gradient at all, and where it has one it does not point the same way as the
-# margin's. GBY shows a little of the same. So the models that look robust as published are those whose gradients are masked,
-# and the one that stands in both rows has nothing to hide.
+# VGG16, DBX, GBZ and Deep CAMA pass all nine. Each of the four heads fails several, and they are one: it leads by 85 nats
+# or more, so on many images the cross-entropy has no gradient at all, and where it has one it does not point the same way
+# as the margin's. GBY shows a little of the same. So the models that look robust as published are those whose gradients are
+# masked, and the one that stands in both rows shows no sign of it. (One failure of another kind: on `hybrid-shallow` the
+# backbone's gradient took one image of 17 more than the head's own.)
 
 # %% tags=["recorded"]
 if best == "cpu":

@@ -777,8 +777,9 @@ assert said.loc["alexnet-at-pgd", "fgsm"] < said.loc["alexnet-at-pgd", "none"]
 # rising, and that under PGD falls, often within an epoch. A random start and an eye on PGD help; several steps help more.
 # You will produce it yourself in exercise 2.
 #
-# So a line "adversarial training (FGSM)" in a table is a weak opponent, and beating it under FGSM means nothing. Chapter 10
-# meets this row again.
+# So a line "adversarial training (FGSM)" in a table *can* be a weak opponent, and beating it under FGSM means nothing; only
+# PGD tells. The AlexNet above is one, the same document's network for MNIST is not: PGD-20 leaves it 67.9 %. Chapter 10 has
+# both in its table.
 
 # %% [markdown]
 # ## At full scale
@@ -803,15 +804,15 @@ unattacked = recorded.query("metric == 'clean_accuracy' and attack == 'none'")
 report.rates(unattacked, "metric")
 
 # %% [markdown]
-# Next, the radii. On the left the document's attack, on the right the stronger one. Look at two distances: between the two
-# lines of a panel, and between one line's left and right version. The second is what the document's attack misses.
+# Next, the radii. On the left the document's attack, on the right ours: 40 shorter steps, on the margin. Look at two
+# distances: between the two lines of a panel, and between one line's left and right version.
 
 # %% tags=["recorded"]
 attacked = recorded.query("metric == 'accuracy' and norm == 'l2'")
 published = attacked.query("protocol == 'as_published' and attack == 'pgd'")
-stronger = attacked.query("protocol == 'adaptive' and attack == 'pgd-margin'")
+on_margin = attacked.query("protocol == 'adaptive' and attack == 'pgd-margin'")
 protocol = attacked[attacked.attack == "worst-case"]
-curves = pd.concat([published, stronger])
+curves = pd.concat([published, on_margin])
 titles = {"as_published": "PGD, as published", "adaptive": "PGD on the margin"}
 _ = report.curves_by_protocol(curves, titles, ylabel="accuracy left")
 
@@ -821,13 +822,17 @@ _ = report.curves_by_protocol(curves, titles, ylabel="accuracy left")
 # %% tags=["recorded"]
 for title, part in {
     titles["as_published"]: published,
-    titles["adaptive"]: stronger,
+    titles["adaptive"]: on_margin,
     "The whole protocol, worst case": protocol,
 }.items():
     print(title)
     display(report.rates(part))
 
 # %% [markdown]
+# Ours is *not* the stronger one here. On the plain network it leaves one to three points more, on the robust one the same, and three
+# more at 2: steps of a fifth of the radius get further than ours, of a sixteenth. Which attack wins is an accident of the model and the
+# radius. That is why the last word has a protocol of several, the third table.
+#
 # What falls to which attack. A network that resists should lose to the first attack nearly all that it loses at all; what
 # only the later ones take, the first was blind to.
 
@@ -844,7 +849,7 @@ _ = report.survivors(report.stages(recorded))
 table_1 = results.claims().query("document == 'interpretable' and locator == 'Table 1'")
 ours = dict(zip(("resnet18", "resnet18-at-l2"), pair, strict=True))
 printed = {(ours[row.model], row.attack): row.value for row in table_1.itertuples()}
-same = pd.concat([published, stronger, protocol])
+same = pd.concat([published, on_margin, protocol])
 one = pd.concat([unattacked, same[same.eps == 0.5]])
 one = one[one.seed == one.seed.min()]
 kinds = ["none", "pgd", "pgd-margin", "worst-case"]
@@ -878,18 +883,25 @@ with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
 
 # %% tags=["recorded"]
 at = same[(same.eps == 1.5) & (same.seed == same.seed.min())]
-at = at.set_index(["model", "attack"]).value
+at = at.set_index(["model", "attack"], drop=False)
 if best == "cpu":  # what the next sentences say
-    assert at["cnn", "worst-case"] < 0.02 < 0.5 < at["cnn-at-l2", "worst-case"]
-    falls = at.xs("pgd", level="attack") - at.xs("worst-case", level="attack")
-    assert falls["cnn-at-l2"] < 0.06
-print((100 * at.unstack()).round(1).to_string())
+    assert at.value["cnn", "worst-case"] < 0.02 < 0.5 < at.value["cnn-at-l2", "worst-case"]
+    first, last = (
+        results.outcomes_of(at.loc[("cnn-at-l2", attack)])
+        for attack in ("pgd", "worst-case")
+    )
+    falls = paired_difference(first, last, "accuracy", 1.5)
+    assert 0.03 < falls.value < 0.06
+    print(
+        f"of cnn-at-l2 the protocol takes {100 * falls.value:.1f} points more, n = {falls.n}"
+    )
+print((100 * at.value.unstack()).round(1).to_string())
 
 # %% [markdown]
-# At 1.5, where our robust network was trained, the pair behaves as the document's does at 0.5: the plain network keeps under
-# one per cent, the robust one 66, for six points of clean accuracy. And the resistance is real. The whole protocol takes
-# three or four points more, and what it takes falls to AutoAttack's better steps; Square and transferred images, which need
-# no gradient, find nothing that the first two had missed.
+# At 1.5, where our robust network was trained, the pair behaves as the document's does at 0.5: the plain network keeps
+# under one per cent, the robust one 66, for six points of clean accuracy. And the resistance is real. On the same 500
+# images the whole protocol takes four points more, and what it takes falls to AutoAttack's better steps; Square and
+# transferred images, which need no gradient, find nothing that the first two had missed.
 #
 # Four reservations. The stand-in has one radius of training, 1.5, which is ours: it is where our plain network loses what
 # the document's loses at 0.5. Its inner loop has seven steps and not twenty. Its epoch was chosen on training images held

@@ -50,6 +50,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from IPython.utils.capture import capture_output
 from matplotlib.patches import Ellipse
 from scipy.stats import beta as beta_distribution
 from torch import nn
@@ -68,6 +69,7 @@ from hybridgen_lib import (
 )
 from hybridgen_lib.attacks import L2, Linf
 from hybridgen_lib.classifier import frozen_noise
+from hybridgen_lib.measurement import paired_difference
 from hybridgen_lib.models.bottleneck import Bottleneck
 from hybridgen_lib.models.factorization import Factorization
 from hybridgen_lib.models.networks import DenseNetwork
@@ -235,10 +237,11 @@ assert list(rates.values()) == sorted(rates.values(), reverse=True)
 assert rates[0.1] < 0.5 * rates[0.01]
 
 # %% [markdown]
-# Without a price the code spreads over a wide plane, and the noise is a dot beside it. The higher the price, the fewer nats pass:
-# the plane shrinks, the ellipse grows until neighbouring classes share it. Images of one class are pushed together. It sounds like
-# robustness: if only the class is kept, what is there to attack? But nobody has told the *encoder* to be smooth. It only has to
-# compress the images that there are.
+# Without a price the code spreads over a wide plane, and the noise is a dot beside it. The higher the price, the fewer nats
+# pass: the plane shrinks, the ellipse grows until neighbouring classes share it. Images of one class are pushed together.
+# It sounds like robustness: if only the class is kept, what is there to attack? But nobody has told the *encoder* to be
+# smooth. It only has to compress the images that there are. {cite}`korshunova2021closer` attacked VIB again, and found that
+# much of its reported robustness was obfuscated gradients. The document knows this, and offers CausalIB as the answer.
 #
 # ## A cause that regression cannot find
 #
@@ -304,10 +307,13 @@ _ = axes[0].set_ylabel("of 300 worlds")
 
 # %%
 assert weak.std() > 10 * instrumental.std()
+assert weak.median() > 1.3
 
 # %% [markdown]
-# Least squares is sure, and wrong by 0.9 in every world. The instrument is right on average. A weak one is right and useless: where
-# its effect on $x$ happens to be near zero, the ratio explodes. Keep this in mind for the next formula.
+# Least squares is sure, and wrong by 0.9 in every world. The instrument is centred on the truth. A weak one is neither
+# sharp nor right: its median is 1.6. Where the instrument hardly moves $x$, what moves it by chance is style, so the ratio
+# drifts to the answer of least squares, which is 2.6 in these worlds. Where its effect on $x$ happens to be near zero, the
+# ratio explodes. (What lies beyond −10 and 12 is stacked in the outermost bars.) Keep this in mind for the next formula.
 #
 # ## The causal loss, and what is in it
 #
@@ -352,7 +358,6 @@ print({name: round(value, 4) for name, value in force.items() if "weight" in nam
 assert force["mean.weight"] < 1e-4 * force["decoder.weight"]  # rounding aside, nothing
 
 # %%
-spread = q.scale.detach()
 scaled = training.causal_loss(
     library.decoder(q.loc + 7 * (z - q.loc)) - centre, 7 * (z - q.loc)
 )
@@ -369,12 +374,14 @@ torch.testing.assert_close(scaled, theirs)  # louder noise: the same loss
 #
 # ## Eight ways to train one network
 #
-# Time to measure. Beside VIB and CausalIB stand the document's other ways:
+# Time to measure. Beside VIB ($\alpha$ = 0.01) and CausalIB ($\alpha$ = $\beta$ = 0.05), with the document's weights, stand
+# its other ways:
 #
 # - *mixup* {cite}`zhang2018mixup` lays pairs of images over each other, and their labels too;
 # - *smoothing* {cite}`cohen2019certified` trains on noisy images and answers with the mean over noisy copies;
 # - *CiiV* {cite}`tang2021adversarial` looks at black-and-white glances of the image, below;
-# - adversarial training, by FGSM and by PGD, at the radius that is then attacked (chapter 09).
+# - adversarial training, by FGSM (from a random start, with a step of 1.25 of the radius: the repair of chapter 09) and by
+#   PGD, at the radius that is then attacked.
 #
 # For a model with noise, the score is the logarithm of its probability, averaged over draws. CiiV first: the gaze rests at one of
 # nine places. Three copies of the image are turned black and white by a *random* threshold in each pixel, masked by a mask that is
@@ -538,13 +545,17 @@ alt = "Accuracy under PGD for each weight of the bottleneck (rows) and of the ca
 figures.slider_figure(frames, radii, "ε", alt=alt)
 
 # %%
-assert grid[-1].max() < 0.3  # at 0.1, half of the table's radius
+assert grid[-1].max() < 0.35  # at 0.1, half of the table's radius
+assert grid[3].max() > grid[3, 0, 0] + 0.05
 assert grid[0, -1, -1] < grid[0, 0, 0]
 
 # %% [markdown]
-# At $\epsilon = 0$ the map shows the price: where both weights are large, the network no longer learns. The weight 6.6 is the
-# document's 0.05 if its sum over pairs is taken by the letter, over the 132 ordered pairs of 12 draws. Move the slider: the whole map
-# goes dark together. Some corner is a few points better at a small radius. No corner resists at 0.1, and the table has 0.196.
+# At $\epsilon = 0$ the map shows the price: where both weights are large, the network no longer learns. The weight 6.6 is
+# the document's 0.05 if its sum over pairs is taken by the letter, over the 132 ordered pairs of 12 draws. Move the slider.
+# Both weights buy something: at 0.05 the best cell is some ten points above $\alpha = \beta = 0$, and at 0.1 the largest
+# $\beta$ still keeps about a quarter where the corner without either keeps an eighth, at the price of clean accuracy. With
+# 200 images such differences are worth five points or so. It is far from the 40 to 54 % that the document prints for half
+# of its map, at 0.196.
 
 # %% [markdown]
 # ## A claim with a proof
@@ -638,7 +649,8 @@ def four_checks(model, source, n):
 
 
 # %%
-other = load_model("mlp", seed=seed + 1)
+with capture_output():  # a bar of its training is not for the page
+    other = load_model("mlp", seed=seed + 1)
 counts = {name: 40 if model is ciiv else 100 for name, model in models.items()}
 checks = {name: four_checks(model, other, counts[name]) for name, model in models.items()}
 checks = pd.DataFrame(checks).T
@@ -694,9 +706,10 @@ with pd.option_context("display.width", 200):
         display(table_one(images, 0).rename_axis(images))
 
 # %% [markdown]
-# The first line is the one to check a laboratory by, and it fits: an undefended network falls to nothing here as there. CausalIB does
-# not fit. The document has 81 and 54 % of MNIST left at 50/255. Of ours, trained as the text says, FGSM leaves next to nothing, and
-# PGD nothing. No stronger attack was needed to refute it.
+# The first line is the one to check a laboratory by, and nearly fits: an undefended network falls to nothing here as there
+# (FGSM leaves ours one image in a hundred, theirs seven). CausalIB does not fit. The document has 81 and 54 % of MNIST left
+# at 50/255. Of ours, trained as the text says, FGSM leaves next to nothing, and PGD nothing. No stronger attack was needed
+# to refute it.
 
 # %% tags=["recorded"]
 left = partial(
@@ -717,13 +730,15 @@ if best == "cpu":
 
 # %% [markdown]
 # Is it at least better than what it is built on? At 8/255, where the attack has not won yet, the document prints 56 % under
-# AutoAttack for the plain network, 89 for VIB and 95 for CausalIB (its Table 4). Ours keep 69, 69 and 51: the order is turned
-# round. The whole protocol says the same, 69, 69 and 50; at 0.1, half of Table 1's radius, it leaves less than two per cent of each.
-# So "the best without adversarial training" does not stand on MNIST, whether the attacker averages over the noise or not:
-# CausalIB is not even ahead of the bottleneck without its causal loss. Nor is anything hidden. No masking report of the three,
-# below, fails a sign; they fall to the first attack.
+# AutoAttack for the plain network, 89 for VIB and 95 for CausalIB (its Table 4). Ours keep 69, 69 and 51: the order is
+# turned round. The whole protocol says the same, 69, 69 and 50; at 0.1, half of Table 1's radius, it leaves less than two
+# per cent of each. So "the best without adversarial training" does not stand on MNIST, whether the attacker averages over
+# the noise or not: CausalIB is 18 points *behind* VIB. That is not what we predicted either; the two should have been
+# alike. But two things differ between them, the causal loss and $\alpha$, 0.05 against 0.01. Only CausalIB at $\alpha =
+# 0.05$, $\beta = 0$, a cell of Table 6, can say which of the two it is. Nor is anything hidden. No masking report of the
+# three, below, fails a sign; they fall to the first attack.
 #
-# The seeds beside each other, for the three models that have three.
+# The seeds beside each other, for the three models that are to have three.
 
 # %% tags=["recorded"]
 trio = everything[everything.model.isin(["mlp", "mlp-vib", "mlp-causalib"])]
@@ -766,7 +781,8 @@ for images in ("mnist", "fashion-mnist"):
     _ = report.survivors(report.stages(rows))
 
 # %% [markdown]
-# Tables 3 and 6, the weights: the document's map beside ours, for PGD-20 on MNIST. Move the slider from one to the other.
+# Tables 3 and 6, the weights: the document's maps, on MNIST, and beside each ours where it has been recorded. Move the
+# slider from one to the other.
 
 # %% tags=["recorded"]
 A, B = [0, 0.01, 0.05], [0, 0.01, 0.05, 0.2, 0.5, 1]
@@ -796,28 +812,50 @@ for title, attack in {"clean": "none", "FGSM": "fgsm", "PGD-20": "pgd"}.items():
 # %% tags=["recorded", "hide-input", "slider"]
 alt = "Accuracy on MNIST for each alpha (rows) and beta (columns), the document's and ours"
 frames = [heat(values, A, B, title) for title, values in maps.items()]
+if len(ablation) == 0:
+    print("ours:", results.NOT_RUN)
 figures.slider_figure(frames, list(maps), "map", alt=alt)
 
 # %% [markdown]
-# AutoAttack and C&W, Tables 4 and 8. The radius of 8/255 is far smaller than that of Table 1. In $\ell_2$ it cannot be meant as
-# printed: a change of that length cannot cost an undefended network 28 points. So it is read in three ways. C&W of 20 steps has no
-# budget in the document; here it may go any distance in $\ell_2$, and a model is right where it finds nothing.
+# AutoAttack and C&W, Tables 4 and 8. The radius of 8/255 is far smaller than that of Table 1. In $\ell_2$ it cannot be
+# meant as printed: a change of that length cannot cost an undefended network 28 points. So it is read in three ways. C&W of
+# 20 steps has no budget in the document; here it may go any distance in $\ell_2$, and a model is right where it finds
+# nothing.
 
 # %% tags=["recorded"]
 tables = everything[
     everything.attack.isin(["autoattack", "cw"]) & (everything.metric == "accuracy")
 ]
 tables = tables[(tables.protocol == "as_published") & (tables.seed == 0)]
-how = tables.attack.where(tables.attack == "cw", tables.norm + " " + tables.reading)
+how = tables.reading.where(tables.reading != "", tables.norm + " radius")
+how = how.where(tables.attack == "autoattack", "C&W, any distance")
 tables = tables.assign(
-    how=how.str.strip(),
+    how=how,
     cell=[report.percent(r.value, r.low, r.high) for r in tables.itertuples()],
 )
 tables.pivot_table("cell", ["data", "model"], "how", "first", sort=False) if len(
     tables
 ) else results.NOT_RUN
 
+# %% tags=["recorded"]
+half = tables[(tables.data == "mnist") & tables.reading.str.contains("0.5")].set_index(
+    "model"
+)
+if best == "cpu":
+    cw = tables[(tables.data == "mnist") & (tables.attack == "cw")].set_index("model").value
+    assert cw["mlp"] > 0.4
+    plain, vib, causalib = (
+        results.outcomes_of(half.loc[name].to_dict() | {"model": name})
+        for name in ("mlp", "mlp-vib", "mlp-causalib")
+    )
+    assert paired_difference(vib, plain, "accuracy", 0.5).low > 0.03
+    assert paired_difference(causalib, plain, "accuracy", 0.5).high < -0.05
+
 # %% [markdown]
+# C&W may go as far as it likes, and still half of an undefended network is left: 20 steps are too few, and that column measures the
+# attack, not the models. In $\ell_2$ at 0.5 VIB keeps eight points more than the plain network, which is a result in the document's
+# favour, and CausalIB twelve fewer.
+#
 # The released code hands its attacks a softmax, and they take another softmax of it. As published is the text; this is the code, on
 # the two models with a noisy code, at 50/255.
 
@@ -831,6 +869,8 @@ coded.pivot_table("value", ["data", "model"], ["attack", "how"], "first", sort=F
 ) if len(coded) else results.NOT_RUN
 
 # %% [markdown]
+# On MNIST both give the same numbers, to a point. The second softmax decides nothing.
+#
 # And the four checks once more, on every model at full scale.
 
 
@@ -851,6 +891,10 @@ rows = everything[(everything.data == "mnist") & (everything.seed == 0)]
 pd.DataFrame({name: recorded_checks(rows, name) for name in order}).T
 
 # %% [markdown]
+# Read this table with care. At 50/255 FGSM leaves seven images of 1,000 to the plain network and one to CausalIB, and PGD none. There
+# a "fails" is one image, and a "passes" too; by the rule of the verdict below, which wants a difference that is sure, the first check
+# does not hold for CausalIB. Where nothing is left, the checks have nothing to compare.
+#
 # ## The verdict
 #
 # Each sentence of the document: by its own attacks on the left, adaptive on the right. Rows about CIFAR wait for a GPU: `make
@@ -907,8 +951,9 @@ table = timed.pivot(index="case", columns="timed", values="ratio").round(1)
 table.reindex(timed.case.unique()) if len(table) else results.NOT_RUN
 
 # %% [markdown]
-# When this was written, a bottleneck added half to the price of training, CiiV took three times as long, and PGD of 20 steps thirteen
-# times. Smoothing and CiiV send the bill later: a prediction asks the network ten and nine times.
+# When this was written, a bottleneck added half to the price of training, CiiV took three times as long, and PGD of 20
+# steps thirteen times. Smoothing and CiiV send the bill later: a prediction asks the network ten and nine times, and CiiV's
+# glances have to be made as well, so that it costs twenty times as much.
 
 # %% [markdown]
 # ## Exercises

@@ -16,9 +16,10 @@
 # chapter draws them, and then asks how one could tell a right map from a pretty one.
 #
 # **You will** build integrated gradients by hand, watch the sum fill up along a path, choose baselines and lose pixels to
-# them, and run expected gradients beside SHAP. You will explain a plain, a robust and a generative classifier, and mark the
-# methods on pictures whose true explanation is known. **You need** chapters 04 (the generative models), 05 (gradients in
-# the image) and 09 (the robust network). **It takes** an hour to read; the cells run in under a minute on a laptop.
+# them, and run expected gradients beside SHAP. You will explain a plain, a robust and a generative classifier, mark the
+# methods on pictures whose true explanation is known, and see what is left of a map when the network forgets. **You need**
+# chapters 04 (the generative models), 05 (gradients in the image) and 09 (the robust network). **It takes** an hour to
+# read; the cells run in under a minute on a laptop.
 #
 # The document that this book calls `interpretable` {cite}`interpretable` draws both kinds of map for a standard and an
 # adversarially trained network, in its Figures 2, 10 and 13. Here is what it says of them on CIFAR-10:
@@ -37,6 +38,8 @@ data_root = ""
 device = "auto"
 
 # %%
+import copy
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import shap
@@ -192,7 +195,11 @@ exact = few * straight.weights[their].view(few.shape)
 once = explain.integrated_gradients(straight, few, their, steps=1, output="score")
 torch.testing.assert_close(once.values, exact, rtol=1e-4, atol=1e-5)
 
+# %% [markdown]
+# Our single step is exact on a straight line. The document's equation, with its $m + 1$:
 
+
+# %%
 def equation_11(model, x, y, m):
     at = [(k / m * x).requires_grad_() for k in range(m + 1)]
     F = [model(point).gather(1, y[:, None]).sum() for point in at]
@@ -329,12 +336,12 @@ for name in ("cnn", "cnn-at-l2"):
 # $x_d - x'_d$. **A pixel that equals the baseline is given nothing**, whatever the network made of it. Choose another
 # baseline with the slider, and look for the parts that vanish.
 
-# %% tags=["hide-input", "slider"]
-greys = {f"grey {level:.2f}": level for level in (0, 0.25, 0.5, 0.75, 1)}
+# %%
 opinion = probabilities(plain, torch.full_like(x[:1], 0.5))[0]  # of plain grey
 open_minded = sure & (opinion[y] < 0.05)
 best = (open_minded * x.flatten(1).mean(1)).argmax()  # the brightest of those
 bright, its = x[best][None], y[best][None]
+greys = {f"grey {level:.2f}": level for level in (0, 0.25, 0.5, 0.75, 1)}
 blurred = F.avg_pool2d(F.avg_pool2d(bright, 7, 1, 3), 7, 1, 3)
 mean_image = data.as_float(fashion.train_x[:2000]).to(device).mean(0, keepdim=True)
 baselines = {name: torch.full_like(bright, level) for name, level in greys.items()}
@@ -345,6 +352,7 @@ maps = {
 }
 
 
+# %% tags=["hide-input", "slider"]
 def picked(name):
     figure, axes = plt.subplots(1, 3, figsize=(5, 1.9), dpi=80)
     limit = torch.stack([m.values for m in maps.values()]).abs().quantile(0.99).item()
@@ -761,6 +769,71 @@ assert abs(mean["noise"] - mask.float().mean().item()) < 0.01
 # On real pictures there is no mask, and so no such mark.
 
 # %% [markdown]
+# ## A test that needs no truth
+#
+# One thing can be asked of any picture: does the map change when the network forgets? Put random weights in the place of
+# the learned ones, in the last layer or in all of them, and explain the same class again {cite}`adebayo2018sanity`. Old
+# and new map are compared twice: by the rank correlation of their sizes, which is about *where* the eye sees something,
+# and by their cosine, which hears signs. Before you look: what should happen to a map that is about the network?
+
+
+# %%
+def forgetful(model, layers):
+    """A copy whose last so many layers have random weights."""
+    twin = copy.deepcopy(model)
+    parts = [part for part in twin.modules() if hasattr(part, "reset_parameters")]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for part in parts[-layers:]:
+            part.reset_parameters()
+    return twin
+
+
+def same_places(a, b):
+    ranks = [m.sum(1).abs().flatten(1).argsort(1).argsort(1).double() for m in (a, b)]
+    return F.cosine_similarity(*(r - r.mean(1, keepdim=True) for r in ranks)).mean().item()
+
+
+# %%
+some, says = x[:50], probabilities(plain, x[:50]).argmax(1)
+about = data.as_float(fashion.train_x[:50]).to(device)
+score = {"output": "score"}
+makers = {
+    "IG from black": lambda m: explain.integrated_gradients(m, some, says, **score).values,
+    "expected gradients": lambda m: (
+        explain.expected_gradients(m, some, says, about, samples=50, **score).values
+    ),
+    "gradient": lambda m: torch.func.grad(lambda p: m(p).gather(1, says[:, None]).sum())(
+        some
+    ),
+    "edges (Sobel)": lambda m: F.conv2d(
+        some, torch.stack([sobel, sobel.T])[:, None], padding=1
+    ).norm(dim=1, keepdim=True),
+}
+rows = {}
+for name, make in makers.items():
+    before = make(plain)
+    for layers, title in ((1, "last layer random"), (5, "all random")):
+        after = make(forgetful(plain, layers))
+        signs = F.cosine_similarity(before.flatten(1), after.flatten(1)).mean().item()
+        rows[name, title] = {"places": same_places(before, after), "signs": signs}
+rows = pd.DataFrame(rows).T
+rows.unstack().round(2)
+
+# %%
+assert rows.places["edges (Sobel)"].min() > 0.999
+assert rows.places["IG from black"].min() > 0.8
+assert rows.signs.drop("edges (Sobel)").abs().max() < 0.35
+assert rows.places["gradient"].max() < 0.5
+
+# %% [markdown]
+# The edges cannot change; they never saw the network. The gradient forgets, as it should. Now integrated gradients: with
+# *all* weights random the sizes are still ranked nearly as before. A black pixel equals the baseline and is given nothing
+# by any network, and most pixels are black. So where such a map is large is told by the picture. What the network has to
+# say is in the signs, and of those nothing is left. "The map shows the object" is then no evidence of anything: the map
+# of an untrained network shows it, too.
+
+# %% [markdown]
 # ## At full scale
 #
 # Full Fashion-MNIST in place of CIFAR-10, 500 test images, the class that the network gives them. *As published* the
@@ -817,8 +890,8 @@ if best == "cpu":  # what the next sentences say
 
 # %% [markdown]
 # On full Fashion-MNIST the claim stands, by both methods and for both outputs: the robust network's maps are smoother, and
-# by more than at the quick profile. That SHAP is smoother than integrated gradients holds for the robust network alone, here
-# as well.
+# by more than at the quick profile. That SHAP is smoother than integrated gradients holds for the robust network alone,
+# here as well (for the probability; for the score the plain network's two maps are even).
 #
 # Three reservations. The measure is ours. It hears what a map looks like, and a blur can fool it. And "focuses on specific
 # parts of the object" cannot be checked here at all: that would take masks of the parts.
@@ -1085,7 +1158,8 @@ check_full_marks(my_baseline_solution)
 #
 # **Sources.** Integrated gradients and their axioms: {cite}`sundararajan2017axiomatic`. Expected gradients:
 # {cite}`erion2021improving`. SHAP: {cite}`lundberg2017unified`. Baselines, and data with a known answer:
-# {cite}`sturmfels2020visualizing`. The document: {cite}`interpretable`.
+# {cite}`sturmfels2020visualizing`. Random weights as a test: {cite}`adebayo2018sanity`. The document:
+# {cite}`interpretable`.
 #
 # **Where next.** Chapter 12 turns the question round: instead of asking which pixels a feature comes from, it asks which
 # image a feature wants.

@@ -261,8 +261,8 @@ _ = figures.image_grid(grid, row_titles=list(sets))
 # %% [markdown]
 # ## Two Normals that a hand can move
 #
-# The Fréchet distance compares two distributions by their means and covariances alone. For two Normals it is (equation
-# 23, {cite}`heusel2017gans`)
+# The Fréchet distance compares two distributions by their means and covariances alone. For two Normals it is (equation 23,
+# {cite}`heusel2017gans`; by custom $d^2$ and not its root is called the distance, or FID)
 #
 # $$d^2 = \lVert \mu_1 - \mu_2 \rVert^2 \;+\; \mathrm{tr}\big(\Sigma_1 + \Sigma_2 - 2\,(\Sigma_1\Sigma_2)^{1/2}\big) .$$
 #
@@ -331,10 +331,11 @@ figures.slider_figure(
 )
 
 # %% [markdown]
-# A shift by 2 costs 4, its square. So does about a doubling of the spread: along each axis it costs the squared
-# difference of the standard deviations, $(4-2)^2 + (1-0.5)^2$. A turn by 90° costs more than either, though middle and
-# size are as they were. That is the reason for the full $\Sigma$: two sets can agree in every single feature and differ in
-# which features go together.
+# A shift by 2 costs 4, its square. So does about a doubling of the spread: along each axis it costs the squared difference
+# of the standard deviations, $(4-2)^2 + (1-0.5)^2$. A turn by 90° costs more than either, though middle and size are as
+# they were. Such a turn shows in the single variances, too. But turn one cloud by 45° and the other by −45°: it is the same
+# 4.5, while each feature alone has the same mean and variance in both. Only the full $\Sigma$ sees which features go
+# together.
 
 # %% [markdown]
 # ## From pixels to a number
@@ -369,7 +370,7 @@ for part in features["draws (the start)"].split(64):
 torch.testing.assert_close(frechet_distance(streamed, b), mine, rtol=1e-6, atol=0)
 
 # %% [markdown]
-# A second opinion is the **kernel distance**, KID {cite}`binkowski2018demystifying`. With $k(a, b) = (a \cdot b / d + 1)^3$
+# A second opinion is the **kernel distance**, KID {cite}`binkowski2018demystifying`. With $k(a, b) = (a \cdot b / m + 1)^3$ for $m$ features
 # it compares how alike two features of one set are with how alike they are across the sets:
 #
 # $$\overline{k(x, x')} + \overline{k(y, y')} - 2\,\overline{k(x, y)} ,$$
@@ -680,8 +681,8 @@ ranks = times.drop("real").rank()
 assert (ranks.max(axis=1) - ranks.min(axis=1)).max() >= 3
 
 # %% [markdown]
-# The order of the whole table depends on who looks. Through `vgg16` the decoders' soft images are by far the worst, and
-# the climbed ones are near; through `resnet18` the plain network's are among the worst.
+# The order of the whole table depends on who looks. Through `vgg16` all that `gfz` and `gbz` had a hand in is far, and what
+# the two networks climbed to is near; through `resnet18` the plain network's are among the worst.
 #
 # The last two columns are the trap. Each network finds *its own* images the farthest of the two. That is not modesty. The climb raises
 # a score that is linear in exactly these features, so it drives them to values that no real image has. Seen through
@@ -749,9 +750,11 @@ if best == "cpu":  # what the next sentences say
 
 # %% [markdown]
 # The robust network's images are nearer to real ones than the plain one's, 35 to 49, whichever images the starts are fitted
-# on. The leak is worth half a point. The document's order stands. But the starts, before any climb, are at 28: both
-# networks lead *away* from real images, the robust one less far. And what four generative classifiers of chapter 04 draw by
-# themselves is at 18 to 21, nearer than anything that was climbed to. Real images are at 0.06.
+# on. No leak can be seen at this size: the three pairs differ by at most 0.6, and not all to the same side. The document's
+# order stands. But the starts, before any climb, are at 28: both networks lead *away* from real images, the robust one less
+# far. And what four generative classifiers of chapter 04 draw by themselves is at 18 to 21, nearer than anything that was
+# climbed to. That turns round what the small decoders showed above: there the smooth images were the farther ones, so the
+# lack of texture is not the whole story. Real images are at 0.06.
 #
 # So "the features learned by the robust model are closer to the real ones" is true of the two networks that the document
 # compares, and leaves out the two comparisons that say what it is worth.

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # The scoreboard
 #
-# Fourteen chapters built, attacked and explained. This one trains nothing. It opens the record, and sets what five documents
-# claim beside what we measured, line by line. Then it answers the question that the book began with.
+# Fourteen chapters built, attacked and explained. This one trains nothing. It opens the record, and sets what five
+# documents claim beside what we measured, line by line. Then it answers the question that the book began with.
 #
 # **You will** turn a file of outcomes into a number with an interval, and the number into a verdict, both by hand. You will
 # compute how often such a verdict is wrong. Then you read the verdicts, all of them. **You need** chapter 05 for what *as
@@ -131,8 +131,8 @@ for case in cases.itertuples():
 print(f"{len(cases)} numbers judged by hand: {cases.verdict.value_counts().to_dict()}")
 
 # %% [markdown]
-# The order of the two tests matters: an interval that lies three to five points away passes both. It is reproduced. Only an
-# interval of less than three points can do that, so it takes thousands of images.
+# The order of the two tests matters: an interval that lies wholly between two and five points away passes both. It is
+# reproduced. Only an interval of less than three points can do that, and near 80 % that takes thousands of images.
 #
 # Move the slider. The measured share is always four points below the printed one. Only the number of images grows. Where does
 # the verdict change?
@@ -235,9 +235,11 @@ axes[0].set_ylabel("ours")
 _ = figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
 
 # %% [markdown]
-# On the left a part of the dots lies on the diagonal: these documents did measure what they print, and the same attack on a model
-# made anew gives about the same number. On the right they drop to the floor. The same in numbers: the median of what is printed,
-# and of ours by either protocol, over the claims that have both.
+# On the left many dots lie near the diagonal, but most of those sit in its lower corner, where model and copy both lose
+# nearly everything. Of the numbers above 20 % one in six comes back, and those are nearly all of `zoo`'s Gaussian mixtures.
+# On the right nearly all drop to the floor. The exceptions are the models behind a threshold, `causalib`'s at 8/255, and
+# `interpretable`'s pair. (A third of the dots on the left are stand-ins.) The same in numbers: the median of what is
+# printed, and of ours by either protocol, over the claims that have both.
 
 # %% tags=["recorded"]
 both = dots.pivot_table("ours", ["document", "key", "value"], "protocol").dropna()
@@ -251,9 +253,11 @@ medians = medians.rename(columns={"value": "printed", "as_published": "as publis
 near = (both["as_published"] - both["value"]).abs() < 0.05
 print(f"within five points of the printed number, as published: {near.mean():.0%}")
 much = both[both.value > 0.2]
+print(f"of those printed above 20 %: {near[much.index].mean():.0%}")
 fell = (much["adaptive"] < much["value"] - 0.05).mean()
 print(f"of those printed above 20 %, fallen by more than five points: {fell:.0%}")
 assert fell > 0.5
+assert near.mean() > 0.4 > 0.25 > near[much.index].mean()
 assert near[both.document == "zoo"].mean() > 0.4
 assert both["adaptive"].median() < both["as_published"].median()
 
@@ -296,6 +300,8 @@ def draw_worst(axis, name, eps):
     axis.plot(clean[left.label], left.label, "|", color="black", ms=7)
     axis.set(title=f"{name}, ε = {eps:g}", xlim=(0, 1), xlabel="accuracy left")
     axis.tick_params(axis="y", labelsize=7)
+    for name_of, colour in zip(axis.get_yticklabels(), colours, strict=True):
+        name_of.set_color(colour)  # a bar of no length has no colour to show
 
 
 # %% tags=["recorded"]
@@ -308,11 +314,12 @@ patches = [plt.Rectangle((0, 0), 1, 1, color=f"C{list(KINDS).index(k)}") for k i
 _ = figure.legend(patches, shown, loc="outside lower center", ncols=3, fontsize=8)
 
 # %% [markdown]
-# The small mark is the accuracy without attack. On MNIST the models behind a threshold are on top, whether they draw or decide:
-# a digit is black and white, and a threshold rubs out what an attack may add (chapter 03). Below them come the models that
-# draw. The networks that decide lose nearly everything. Even naive Bayes and the pixel graphs, the poorest classifiers of all, keep
-# more than they do. On Fashion-MNIST it is as plain: the four that draw keep about half, the three of the same paper that decide keep
-# nothing, and neither do those that draw *features* instead of pixels.
+# The small mark is the accuracy without attack. On MNIST the models behind a threshold are on top, whether they draw or
+# decide: a digit is black and white, and a threshold rubs out what an attack may add (chapter 03). Below them come the
+# models that draw. The networks that decide keep a fifth at most. Even naive Bayes, the poorest classifier of all, keeps
+# more than twice that; the pixel graph is level with the CNN. On Fashion-MNIST it is as plain: the four that draw keep
+# about half, the three of the same paper that decide keep nothing, and neither do those that draw *features* instead of
+# pixels.
 #
 # So the answer is yes, at this radius. Now the same at 0.3, which is the radius of MNIST's tables.
 
@@ -338,19 +345,16 @@ TWINS = {
 TWINS["zoo"] += [("cvae", "vae-classifier"), ("gmm", "logreg"), ("nb", "logreg")]
 
 
-def outcomes_of(document, model):
-    (found,) = worst[(worst.document == document) & (worst.model == model)].data.unique()
-    folder = results.folder() / document / found
-    name = f"{model}-cpu-s0-adaptive-worst-case.json"
-    content = json.loads((folder / name).read_text())
-    return Outcomes.from_dict(content["outcomes"])
+def whole_protocol(document, model):
+    run = worst[(worst.document == document) & (worst.model == model)]
+    return results.outcomes_of(run.iloc[0])
 
 
 # %% tags=["recorded"]
 leads = {}
 for document, pairs in TWINS.items():
     for a, b in pairs:
-        first, second = outcomes_of(document, a), outcomes_of(document, b)
+        first, second = whole_protocol(document, a), whole_protocol(document, b)
         for eps in (0.1, 0.3):
             apart = paired_difference(first, second, "accuracy", eps)
             leads[f"{a} − {b}", eps] = apart
@@ -376,12 +380,15 @@ small, large = leads.xs(0.1, level=1), leads.xs(0.3, level=1)
 threshold = "cnn-vae-binary − cnn-binary"
 assert small.drop(threshold).value.min() > 0.4
 assert large.drop(threshold).value.abs().max() < 0.1
-assert small.value[threshold] < 0.05
+assert small.high[threshold] < 0
+assert large.high[threshold] < 0
 
 # %% [markdown]
-# At 0.1 every pair but one leads by 40 points or more. The exception has a threshold on both sides. At 0.3 the leads are gone,
-# or six points at most. So the models of `zoo` and `deepbayes`, measured alike, say: to model what a class looks like does help,
-# on small grey pictures, against small changes. It does not make a model robust in the sense in which the tables were read.
+# At 0.1 every pair but one leads by 40 points or more. The exception has a threshold on both sides, and there the model
+# that decides leads: by six points at 0.1 and by eleven at 0.3, both intervals clear of zero. At 0.3 the other leads are
+# gone, or six points at most. So the models of `zoo` and `deepbayes`, measured alike, say: to model what a class looks like
+# does help, on small grey pictures, against small changes. It does not make a model robust in the sense in which the tables
+# were read.
 #
 # Two limits of that answer. Nobody has proved that the images counted as standing cannot fall; a better attack may come. And the
 # record is of 28 by 28 pixels so far. What the same models do on colour photographs is what `make reproduce PROFILE=paper` is for.
@@ -419,11 +426,12 @@ counts.unstack(["protocol", "verdict"], fill_value=0).T.reindex(
 )
 
 # %% [markdown]
-# Four things to keep in mind before you quote a bar. On the right every printed accuracy is asked whether so many images survive
-# the strongest attack of its norm, those about noise and blur included: there "does not stand" means that noise was a weak test,
-# and nobody had said otherwise. Claims are not independent: a whole column of a table may hang on one trained model. A run that
-# stands in for the document's, with other data or a narrower network, can only say "stands" or "does not stand", never
-# "reproduced"; the tables below name what stood in. And most rows have one random seed so far.
+# Four things to keep in mind before you quote a bar. On the right every printed accuracy is asked whether so many images
+# survive the strongest attack of its norm, those about noise and blur included: there "does not stand" means that noise was
+# a weak test, and nobody had said otherwise. Claims are not independent: a whole column of a table may hang on one trained
+# model. A run that stands in for the document's, with other data or a narrower network, can only say "stands" or "does not
+# stand", never "reproduced", and of a level nothing at all; the tables below name what stood in. And every row has one
+# random seed so far.
 
 # %% [markdown]
 # ## Every claim
@@ -628,10 +636,11 @@ check_largest(largest_fall_solution)
 # %% [markdown]
 # ## Summary
 #
-# A verdict here is a rule applied to a file, so anybody can check it, and anybody can overturn it with a better attack. Where the
-# documents' own attacks are run again, a good part of their numbers comes back; where the attack is fitted to the model, most of what
-# they say about robustness goes. What remains is small and real: at $\epsilon = 0.1$, on grey images, models that draw each class
-# keep many images that their twins lose, and at 0.3 they do not.
+# A verdict here is a rule applied to a file, so anybody can check it, and anybody can overturn it with a better attack.
+# Where the documents' own attacks are run again, 44 in 100 of their numbers come back, mostly those which say that a model
+# keeps next to nothing; where the attack is fitted to the model, most of what they say about robustness goes. What remains
+# is small and real: at $\epsilon = 0.1$, on grey images, models that draw each class keep many images that their twins
+# lose, and at 0.3 they do not.
 #
 # **Sources.** Intervals of a share: {cite}`wilson1927probable`; of a paired difference: {cite}`agresti2005simple`. How to
 # evaluate a defence: {cite}`carlini2019evaluating`, {cite}`tramer2020adaptive`. The documents: {cite}`hybrid`,

@@ -277,6 +277,15 @@ def test_a_noisy_model_is_held_to_one_draw_or_to_the_callers():
 
 
 @pytest.mark.parametrize("make", [nearest_counterfactual, sparse_counterfactual])
+def test_any_integer_names_a_target(make):
+    x = images(3)[0]
+    target = (small_cnn()(x).argmax(1) + 1) % 10
+    found = [make(small_cnn(), x, target.to(kind)) for kind in (torch.long, torch.uint8, torch.int16)]
+    assert torch.equal(found[0].images, found[1].images)
+    assert torch.equal(found[0].images, found[2].images)
+
+
+@pytest.mark.parametrize("make", [nearest_counterfactual, sparse_counterfactual])
 @pytest.mark.parametrize(
     ("change", "message"),
     [

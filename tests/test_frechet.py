@@ -427,3 +427,13 @@ GOOD = torch.zeros(4, 2).double()
 def test_bad_input_names_the_argument(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(300, 170, 20), (60, 300, 55), (40, 40, 39), (30, 50, 60)])
+def test_merged_groups_leave_out_what_whole_sets_do(n, m, d):
+    """By the groups' statistics where there are images enough, else by the features: the same numbers."""
+    x, y = normals(n, d), normals(m, d, seed=1, mean=0.3, scale=1.2)
+    value, left = frechet_jackknife(x, y, groups=7)
+    whole, one_by_one = jackknife(frechet_distance, x, y, groups=7)
+    assert value == pytest.approx(whole, rel=1e-9)
+    assert left == pytest.approx(one_by_one, rel=1e-9)

@@ -1,9 +1,12 @@
 """Every chapter is a pair: a percent source and a committed notebook that was made from it and shows what it computed."""
 
 import ast
+import base64
+import io
 from pathlib import Path
 
 import jupytext
+import matplotlib.pyplot as plt
 import nbformat
 import pairs
 import pytest
@@ -54,6 +57,27 @@ def test_committed_notebook_shows_what_is_recorded_now(source):
     """The cells tagged ``recorded`` show the same text as in the chapter executed just now by ``make book``."""
     executed = ROOT / f"build/chapters/quick-s0/{source.stem}.ipynb"
     assert pairs.recorded(source.with_suffix(".ipynb")) == pairs.recorded(executed), "run `make pairs`"
+
+
+def test_a_changed_curve_or_printed_word_is_noticed(tmp_path):
+    """Neither is text of a table: words on a stream, and a picture, of which another curve is to be seen."""
+
+    def shown(printed: str, *heights: float) -> list:
+        figure, axis = plt.subplots(figsize=(4, 3))
+        axis.plot(heights)
+        axis.set_ylim(0, 1)
+        drawn = io.BytesIO()
+        figure.savefig(drawn)
+        plt.close(figure)
+        picture = {"image/png": base64.b64encode(drawn.getvalue()).decode(), "text/plain": "<Figure size 400x300>"}
+        outputs = [nbformat.v4.new_output("stream", text=printed), nbformat.v4.new_output("display_data", data=picture)]
+        cell = nbformat.v4.new_code_cell("show()", outputs=outputs, metadata={"tags": ["recorded"]})
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "one.ipynb")
+        return pairs.recorded(tmp_path / "one.ipynb")
+
+    assert shown("64 %", 0.9, 0.6, 0.1) == shown("64 %", 0.9, 0.6, 0.1)
+    assert shown("64 %", 0.9, 0.6, 0.1) != shown("65 %", 0.9, 0.6, 0.1)
+    assert shown("64 %", 0.9, 0.6, 0.1) != shown("64 %", 0.9, 0.5, 0.1)
 
 
 @each_chapter

@@ -10,6 +10,7 @@ from fixtures_models import Constant, Detached, Noisy, Rounded, images, small_cn
 from torch import nn
 
 from hybridgen_lib.attacks import L2, Bpda, Linf, Smallest, autoattack, ensemble, pgd, square
+from hybridgen_lib.attacks.ascent import NoGradientError
 from hybridgen_lib.classifier import StochasticClassifier, is_stochastic, wilson
 from hybridgen_lib.data import load
 from hybridgen_lib.evaluation import (
@@ -167,17 +168,18 @@ def test_the_settings_reach_the_attacks(monkeypatch):
     source, smooth, model = net(2), Shade(), Shade()
     suite = Suite(steps=7, restarts=3, eot=5, draws=4, queries=11)
     evaluate_robustness(model, shades(), Linf(0.3), suite, source=source, surrogate=smooth)
-    assert scripted.options("pgd", "steps") == [7]
-    assert scripted.options("pgd", "restarts") == [3]
-    assert scripted.options("pgd", "loss") == ["margin"]
-    assert scripted.options("pgd", "surrogate") == [smooth]
-    assert scripted.options("autoattack", "version") == ["standard"]
-    bridge = scripted.calls[1][2]
+    assert scripted.options("pgd", "steps") == [7, 7]
+    assert scripted.options("pgd", "restarts") == [3, 3]
+    assert scripted.options("pgd", "loss") == ["margin", "margin"]
+    assert scripted.options("pgd", "surrogate") == [smooth, None]  # by the surrogate, and by the model's own gradient
+    assert scripted.options("autoattack", "version") == ["standard", "standard"]
+    bridge, itself = (call[2] for call in scripted.calls if call[0] == "autoattack")
     assert (type(bridge), bridge.model, bridge.surrogate) == (Bpda, model, smooth)
+    assert itself is model
     assert scripted.options("square", "queries") == [11]
     assert scripted.options("transfer", "source") == [source]
     assert scripted.options("transfer", "steps") == [7]
-    assert [call[2] for call in scripted.calls if call[0] != "autoattack"] == [model] * 3
+    assert [call[2] for call in scripted.calls if call[0] != "autoattack"] == [model] * 4
 
 
 def test_a_model_with_noise_is_attacked_frozen_first_then_by_averages(monkeypatch):
@@ -202,11 +204,29 @@ def test_a_model_with_noise_is_attacked_frozen_first_then_by_averages(monkeypatc
 def test_a_surrogate_is_frozen_with_its_model_and_gives_the_gradients_of_every_average(monkeypatch):
     scripted, surrogate, seen = Scripted(monkeypatch), NoisyShade(seed=1), []
     watched = protocol.pgd
-    monkeypatch.setattr(protocol, "pgd", lambda *a, **k: seen.append(is_stochastic(k["surrogate"])) or watched(*a, **k))
-    evaluate_robustness(NoisyShade(), shades(), Linf(0.3), Suite(restarts=1), surrogate=surrogate)
-    assert seen == [False, True]
-    assert scripted.options("pgd", "surrogate") == [surrogate] * 2
+    model = NoisyShade()
+    monkeypatch.setattr(
+        protocol, "pgd", lambda *a, **k: seen.append(is_stochastic(k["surrogate"] or model)) or watched(*a, **k)
+    )
+    evaluate_robustness(model, shades(), Linf(0.3), Suite(restarts=1), surrogate=surrogate)
+    assert seen == [False, True] * 2
+    assert scripted.options("pgd", "surrogate") == [surrogate, surrogate, None, model]
     assert is_stochastic(surrogate)
+
+
+def test_a_surrogate_never_weakens_the_protocol():
+    """One that leads nowhere leaves the model's own gradient to be followed; a model without one has only its surrogate."""
+    model, blind = net(), net()
+    for parameter in blind.parameters():
+        nn.init.zeros_(parameter)
+    x, y = batch(model)
+    suite = Suite(steps=10, restarts=1, autoattack_images=0, queries=1)
+    left = [evaluate_robustness(model, (x, y), Linf(0.2), suite, surrogate=one)["value"].iloc[1] for one in (None, blind)]
+    assert left[0] == left[1] < 0.5
+    hidden = Detached(model)
+    with pytest.raises(NoGradientError):
+        evaluate_robustness(hidden, (x, y), Linf(0.2), suite)
+    assert evaluate_robustness(hidden, (x, y), Linf(0.2), suite, surrogate=model)["value"].iloc[1] < 0.5
 
 
 def test_the_seed_reaches_the_attacks_and_every_radius_has_a_source_of_its_own(monkeypatch):

@@ -498,3 +498,13 @@ def test_the_command_line_lists_and_trains(capsys, images, monkeypatch, tmp_path
     assert (tmp_path / "a" / "stamp").exists()
     with pytest.raises(SystemExit):
         command.main([])
+
+
+def test_a_fingerprint_tells_weights_apart_to_the_last_bit():
+    one, two = (recipes.build("logreg", (1, 8, 8), 3) for _ in range(2))
+    assert recipes.fingerprint(one) == recipes.fingerprint(two)
+    assert len(recipes.fingerprint(one)) == 12
+    with torch.no_grad():
+        weight = next(two.parameters())
+        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(torch.inf))
+    assert recipes.fingerprint(one) != recipes.fingerprint(two)

@@ -56,6 +56,22 @@ def test_the_documents_numbers_stand_beside_ours(recorded):
     assert table.loc["cnn"].tolist() == ["–", "–", "–"]
 
 
+@pytest.mark.parametrize(
+    ("eps", "words"),
+    [(0.3, "0.3"), (8 / 255, "8/255"), (0.2, "0.2"), (5.0, "5"), (2.7712813, "2.77"), (1000, "any"), (math.nan, "")],
+)
+def test_a_radius_reads_as_one_would_write_it(eps, words):
+    assert report.radius(eps) == words
+
+
+def test_a_level_of_a_stand_in_says_so_where_a_verdict_would_stand(recorded):
+    board = results.scoreboard("deepbayes", root=recorded)
+    measured = board[board["ours"].notna()].assign(verdict="", stand_in="other images")
+    table = report.every_claim(measured)
+    assert set(table["as published: verdict"]) <= {"no verdict (on other images)", ""}
+    assert "no verdict (on other images)" in set(table["as published: verdict"])
+
+
 def test_percent_rounds():
     assert report.percent(0.8349, 0.7, 1.0) == "83 [70, 100]"
     assert report.percent(0.001, -0.004, 0.0049) == "0 [0, 0]"
@@ -75,7 +91,7 @@ def test_every_claim_has_a_line(recorded):
     assert line["adaptive: verdict"] == "does not stand"
     assert line["printed"] == ""
     bound = table[table["claim"].str.startswith("hybrid-deep, accuracy drop") & table["claim"].str.contains("cifar10,")]
-    assert set(bound["printed"]) == {"< 10.0 %"}
+    assert set(bound["printed"]) == {"< 10 %"}
     assert set(bound["as published: verdict"]) == {results.NOT_RUN}
     assert set(bound["as published"]) == {""}
     assert "gfz > gfz at 0.1, success rate, fgsm linf, fashion-mnist" in set(table["claim"])
@@ -107,7 +123,7 @@ def test_curves_stand_in_a_panel_for_each_protocol(recorded):
 def test_verdicts_are_counted_by_sentence_and_protocol(recorded):
     board = results.scoreboard("deepbayes", root=recorded)
     table = report.verdicts(board, lambda claim: claim.kind)
-    said = table.loc[("order", 0.1)]
+    said = table.loc[("order", "0.1")]
     assert "reproduced" in said["as published"]
     assert "does not stand" in said["adaptive"]
     assert list(table.columns) == ["as published", "adaptive"]
@@ -125,6 +141,11 @@ def test_differences_show_each_pair_at_each_radius(recorded):
     figure = report.differences(board, "difference")
     assert [axis.get_title() for axis in figure.axes] == ["ε = 0.1", "ε = 0.3"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["gfz − dfx"]
+
+
+def test_comparisons_without_a_radius_have_a_panel_too(recorded):
+    board = results.scoreboard("deepbayes", root=recorded).query("metric == 'success_rate'")
+    assert len(report.differences(board.assign(eps=math.nan), "difference").axes) == 1
 
 
 def test_nothing_recorded_says_so(tmp_path, capsys):

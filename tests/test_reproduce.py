@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from hybridgen_lib.measurement import METRICS, Outcomes
 from hybridgen_lib.models.classical import Probabilities
 from hybridgen_lib.models.gazes import Gazes
 from hybridgen_lib.reproduce import DOCUMENTS, causalib, hybrid, interpretable, jobs, zoo
+from hybridgen_lib.reproduce.__main__ import main as command_line
 from hybridgen_lib.reproduce.deepbayes import DEEPBAYES
 
 TINY = {"width": 2, "hidden": 4, "epochs": 1}
@@ -399,12 +401,12 @@ def test_every_claim_of_chapters_09_and_10_is_settled_by_the_jobs_of_its_plan(pr
     assert published[published["ours"].isna()][columns].values.tolist() == []
     assert len(published) > (6 if document == "interpretable" else 150)
     adaptive = board[(board["protocol"] == "adaptive") & (board["metric"] == "accuracy")]
-    linf = adaptive[adaptive["norm"] == ("l2" if document == "interpretable" else "linf")]
-    assert linf[linf["ours"].isna()][columns].values.tolist() == []
-    tables = linf["eps"].round(6).isin([0.5, round(8 / 255, 6), round(50 / 255, 6)])
-    whole = tables & ~linf["model"].str.contains("@")  # at the tables' radii the whole protocol speaks
-    assert set(linf[whole]["by"]) == {"worst-case"}
-    assert set(linf[~whole]["by"]) <= {"worst-case", "pgd-margin"}
+    assert set(adaptive["norm"]) == {"l2" if document == "interpretable" else "linf"}
+    assert adaptive[adaptive["ours"].isna()][columns].values.tolist() == []
+    tables = adaptive["eps"].round(6).isin([0.5, round(8 / 255, 6), round(50 / 255, 6)])
+    whole = tables & ~adaptive["model"].str.contains("@")  # at the tables' radii the whole protocol speaks
+    assert set(adaptive[whole]["by"]) == {"worst-case"}
+    assert set(adaptive[~whole]["by"]) <= {"worst-case", "pgd-margin"}
     exact = published[published["stand_in"] == ""]
     assert set(exact["data"]) <= {"mnist", "fashion-mnist", "cifar100"}
     assert (len(exact) > 150) == (document == "causalib")
@@ -540,3 +542,27 @@ def test_bad_names_of_chapters_09_and_10_are_refused(arguments, words, monkeypat
     monkeypatch.setattr(jobs.datasets, "load", lambda *a: pytest.fail("data were read"))
     with pytest.raises(ValueError, match=words):
         reproduce.reproduce(*arguments)
+
+
+def test_the_command_line_names_a_model_that_is_none(capsys):
+    for document in ("interpretable-explained", "hybrid"):
+        with pytest.raises(SystemExit) as stop:
+            command_line([document, "cnnn"])
+        assert stop.value.code == 2
+        assert "model must be one of" in capsys.readouterr().err
+
+
+def test_the_other_network_of_the_source_is_trained_by_a_rule_of_its_own():
+    """As jobs.run has it, nobody is attacked by itself; what several jobs need they must not train side by side."""
+    rules = (Path(__file__).parents[1] / "Snakefile").read_text()
+    scope = {"Path": Path, "MEASUREMENTS": {"d": ("images", ["vgg16", "cama"], ["worst-case"])}, "SOURCE": {"d": "vgg16"}}
+    scope |= {"EXTRACTOR": {}, "ways_of": lambda document, model: ["worst-case"], "files_of": lambda document, model: 99}
+    start, end = rules.index("def trained("), rules.index("def explained_first(")
+    functions = [part for part in rules[start:end].split("\n\n\n") if part.startswith(("def trained(", "def model_to"))]
+    exec("\n\n".join(functions), scope)
+    needs = {
+        model: scope["model_to_measure"](SimpleNamespace(document="d", profile="cpu", seed="0", model=model))
+        for model in ("vgg16", "cama")
+    }
+    assert needs["vgg16"] == ["build/trained/images/cpu-s0/vgg16", "build/trained/images/cpu-s1/vgg16"]
+    assert needs["cama"] == ["build/trained/images/cpu-s0/cama", "build/trained/images/cpu-s0/vgg16"]

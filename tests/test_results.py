@@ -150,6 +150,15 @@ def test_the_committed_rows_are_what_the_outcomes_give():
         assert item["key"]["profile"] in ("cpu", "paper")
 
 
+def test_the_committed_runs_of_a_model_are_about_the_same_weights():
+    """A change in the order of a sum sends training elsewhere; runs from before and after it are not of one model."""
+    seen = {}
+    for item in files.read(None):
+        if weights := item["provenance"]["settings"].get("weights"):  # older files do not say
+            key = tuple(item["key"][name] for name in ("data", "model", "profile", "seed"))
+            assert seen.setdefault(key, weights) == weights, files.file_of(item["key"])
+
+
 # ---------------------------------------------------------------- verdicts
 
 
@@ -297,11 +306,29 @@ def test_one_models_rise_and_the_sharper_rise(tmp_path, data):
 
 def test_the_strongest_adaptive_attack_speaks_and_the_published_one_only_for_itself(tmp_path, data):
     both(tmp_path, data, (0.1, 0.5), (0.5, 0.9))
-    record(run((0.9, 1.0)), tmp_path, **key(data, protocol="adaptive", attack="square"))
+    for model in ("gfz", "dfx"):
+        record(run((0.9, 1.0)), tmp_path, **key(data, model=model, protocol="adaptive", attack="square"))
     row = score(tmp_path, "gfz", "dfx").iloc[0]
     assert (row["by"], row["verdict"]) == ("square", "does not stand")
     record(run((0.9, 1.0)), tmp_path, **key(data, attack="pgd", steps=40))
     assert score(tmp_path, "gfz", "dfx", protocol="as_published")["ours"].tolist() == pytest.approx([-0.4])
+
+
+def test_two_models_are_compared_under_an_attack_that_both_have_met(tmp_path, data):
+    """Equal under every attack of both; a worst case of one alone would set it behind the other."""
+    both(tmp_path, data, (0.1, 0.5), (0.1, 0.5))
+    worst = key(data, protocol="adaptive", attack="worst-case")
+    for model in ("dfx", "gfz"):
+        record(run((0.9, 1.0)), tmp_path, **worst | {"model": model})
+        row = score(tmp_path, "gfz", "dfx").iloc[0]
+        assert (row["ours"], row["verdict"]) == (0, "does not stand")
+        assert row["by"] == ("pgd-margin" if model == "dfx" else "worst-case")
+
+
+def test_models_that_have_met_no_attack_in_common_are_not_compared(tmp_path, data):
+    record(run((0.1, 0.5)), tmp_path, **key(data, protocol="adaptive", attack="pgd-margin", steps=40))
+    record(run((0.5, 0.9)), tmp_path, **key(data, model="dfx", protocol="adaptive", attack="worst-case"))
+    assert score(tmp_path, "gfz", "dfx")["reason"].tolist() == ["not yet run at full scale"]
 
 
 @pytest.mark.parametrize("other", [{"variant": "code"}, {"reading": "another reading"}, {"document": "zoo"}, {"norm": "l2"}])
@@ -521,3 +548,29 @@ def test_no_recorded_model_has_collapsed():
     clean = load().query("document == 'deepbayes' and metric == 'clean_accuracy' and attack == 'none'")
     assert set(clean["model"]) == {"gfz", "gfy", "gbz", "gby", "dfx", "dfz", "dbx", "cnn"}
     assert (clean["low"] > 0.6).all()
+
+
+def test_what_happened_to_each_image_can_be_had_back(tmp_path, data):
+    written = run((0.1, 0.5))
+    record(written, tmp_path, **key(data))
+    row = load(tmp_path).iloc[0]
+    again = results.outcomes_of(row, tmp_path)
+    assert again.epsilons == written.epsilons
+    assert torch.equal(again.right, written.right)
+    with pytest.raises(ValueError, match="key must be that of a recorded run"):
+        results.outcomes_of({**row, "model": "gfy"}, tmp_path)
+
+
+def test_a_commit_during_a_run_is_not_the_runs(tmp_path, data, monkeypatch):
+    """What runs was loaded before; who asks at the end would name a commit that never ran."""
+    files.code_version.cache_clear()
+    heads = iter("ab")
+    monkeypatch.setattr(files, "_git", lambda *words: next(heads) if words[0] == "rev-parse" else "")
+    began = files.code_version()
+    record(run((0.1, 0.5)), tmp_path, **key(data))
+    assert began == {"commit": "a", "changed_since": False}
+    assert set(load(tmp_path)["commit"]) == {"a"}
+    files.code_version.cache_clear()
+    monkeypatch.setattr(files, "_git", lambda *words: None)
+    assert files.code_version() == {"commit": "unknown", "changed_since": True}
+    files.code_version.cache_clear()

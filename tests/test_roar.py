@@ -272,9 +272,10 @@ def test_other_weights_images_noise_or_settings_have_attributions_of_their_own(t
     names = [module._identity(model, images, seed) for images, seed in ((tiny, 0), (other, 0), (tiny, 1))]
     names.append(module._identity(recipes.build("gbz", (3, 8, 8), 3, seed=1, **SMALL), tiny, 0))
     names.append(module._identity(model.with_samples(7), tiny, 0))
+    names += [module._identity(model.do(z=value), tiny, 0) for value in (0, 1.5)]
     monkeypatch.setitem(IG, "steps", 8)
     names.append(module._identity(model, tiny, 0))
-    assert len(set(names)) == 6
+    assert len(set(names)) == 8
 
 
 # ---------------------------------------------------------------- remove, retrain, judge
@@ -429,6 +430,10 @@ def test_a_killed_cell_goes_on_from_its_last_epoch(tiny, monkeypatch):
         (lambda t: roar("cnn", t, "none", 0.3), "fraction must be 0 for the ranking none"),
         (lambda t: roar("cnn", t, seed=-1), "seed must be an integer"),
         (lambda t: roar("cnn", t, draws=0), "draws must be an integer"),
+        (lambda t: linear_fill(t.test_x / 255, torch.zeros(20, 8, 8).bool()), "x must be uint8 images"),
+        (lambda t: roar("cnn", "fashion-mini"), "images must be an ImageData"),
+        (lambda t: remove(t.test_x, random_scores(t), 0.1), "images must be an ImageData"),
+        (lambda t: attributions(Constant(3), t.test_x), "images must be an ImageData"),
         (lambda t: ranked("ig", t), "model must be a torch.nn.Module"),
         (lambda t: roar("no-net", t), "name must be one of"),
         (lambda t: roar("cnn", t, profile="full"), "profile must be one of"),

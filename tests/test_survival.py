@@ -235,3 +235,14 @@ def test_bad_measurements_are_refused(make, name):
 def test_a_file_that_lacks_a_part_is_named():
     with pytest.raises(ValueError, match="the measurement lacks"):
         Survival.from_dict({"seconds": 0.0})
+
+
+def test_of_two_models_that_never_get_there_the_difference_is_not_known():
+    """95 and 55 % stand at the limit: neither falls to 0.4 by then, and that does not make them equal."""
+    a = survival([30.0] * 200, [False] * 190 + [True] * 10)
+    b = survival([30.0] * 110 + [5.0] * 90, [False] * 110 + [True] * 90)
+    apart = a.minus(b, "iterations_to_0.4")
+    assert [math.isnan(number) for number in apart[:3]] == [True, True, True]
+    assert a.estimate("iterations_to_0.4").value == b.estimate("iterations_to_0.4").value == 30  # the document's definition
+    fallen = survival([5.0] * 190 + [30.0] * 10, [True] * 190 + [False] * 10)
+    assert a.minus(fallen, "iterations_to_0.4") == Estimate(25.0, 25.0, 25.0, 200)

@@ -55,7 +55,7 @@ def autoattack(
     if version == "standard" and is_stochastic(model):
         raise ValueError("version must be 'rand' for a stochastic model, or its noise be frozen; got 'standard'")
     only(ball, Ball)
-    with attacking(model, x, y, "margin", None, JUDGE_DRAWS, None, generator) as goal, _quietly(x):
+    with attacking(model, x, y, "margin", None, JUDGE_DRAWS, None, generator) as goal, _quietly():
         if ball.eps == 0 or len(x) == 0:
             return x.detach().clone()
         if version == "standard":
@@ -89,7 +89,7 @@ def square(
     if is_stochastic(model):
         raise ValueError("model must be deterministic; put a stochastic one under frozen_noise")
     only(ball, Ball)
-    with attacking(model, x, y, "margin", None, 1, None, generator) as goal, _quietly(x):
+    with attacking(model, x, y, "margin", None, 1, None, generator) as goal, _quietly():
         if ball.eps == 0 or len(x) == 0:
             return x.detach().clone()
         _check_size(x, ball)
@@ -150,12 +150,13 @@ def _check_size(x: Tensor, ball: Ball) -> None:
 
 
 @contextmanager
-def _quietly(x: Tensor):
+def _quietly():
     """Global random state, trace function and log level as they were, whatever the authors' code does inside.
 
     Its warnings are kept back: what they are about, ``masking_report`` measures.
     """
-    log, devices = logging.getLogger("auto-attack"), [x.device] if isinstance(x, Tensor) and x.is_cuda else []
+    log = logging.getLogger("auto-attack")
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # that code seeds them all
     level, tracing = log.level, sys.gettrace()
     log.setLevel(logging.ERROR)
     try:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hybridgen_lib.attacks.ascent import ascend
 from hybridgen_lib.attacks.balls import L2, Ball, Linf
 from hybridgen_lib.classifier import (
+    ask,
     check_choice,
     check_generator,
     check_images,
@@ -132,7 +133,7 @@ def pgd(
     only(ball, Ball)
     check_number(steps, "steps", low=1, integer=True)
     step_size = 2.5 * ball.eps / steps if step_size is None else check_number(step_size, "step_size", low=0)
-    restarts = int(check_number(restarts, "restarts", low=1, integer=True))
+    restarts = check_number(restarts, "restarts", low=1, integer=True)
     with attacking(model, x, y, loss, target, eot, surrogate, generator) as goal:
         if ball.eps == 0 or len(x) == 0:
             return x.detach().clone()
@@ -181,8 +182,7 @@ class Goal:
         return is_stochastic(self.model)
 
     def scores(self, model: nn.Module, x: Tensor) -> Tensor:
-        options = {"generator": self.generator} if is_stochastic(model) else {}
-        scores = check_scores(model(x, **options), len(x))
+        scores = check_scores(ask(model, x, self.generator), len(x))
         if not self.checked:
             check_labels(self.labels, scores.shape[1], name="target" if self.targeted else "y")
             if self.loss == "dlr" and scores.shape[1] < 3:

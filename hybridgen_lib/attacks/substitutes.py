@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.attacks.gradient import pgd
-from hybridgen_lib.classifier import check_images, check_labels, check_model, check_scores, evaluating, is_stochastic
+from hybridgen_lib.classifier import ask, check_images, check_labels, check_model, check_scores, evaluating, is_stochastic
 
 __all__ = ["Bpda", "transfer"]
 
@@ -30,9 +30,9 @@ class Bpda(nn.Module):
         return is_stochastic(self.model) or is_stochastic(self.surrogate)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        smooth = _scores(self.surrogate, x, generator)
+        smooth = ask(self.surrogate, x, generator)
         with torch.no_grad():
-            true = _scores(self.model, x, generator)
+            true = ask(self.model, x, generator)
         return true + (smooth - smooth.detach())  # the scores to the last bit: what is added is 0
 
 
@@ -65,7 +65,3 @@ def transfer(
         check_labels(y, scores.shape[1])
         wrong = scores.argmax(1) != y.to(x.device)
     return torch.where(wrong.view(-1, *[1] * (x.ndim - 1)), x, tried)
-
-
-def _scores(model: nn.Module, x: Tensor, generator: torch.Generator | None) -> Tensor:
-    return model(x, generator=generator) if is_stochastic(model) else model(x)

@@ -28,7 +28,7 @@ from torch import Tensor
 from ..classifier import check_labels
 from .folders import content_key, decode
 
-__all__ = ["NAMES", "ImageData", "as_float", "cache_folder", "load"]
+__all__ = ["NAMES", "ImageData", "as_float", "cache_folder", "check_data", "load"]
 
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _MINI_SHA256 = "bb156b564e1b62adf42140ae545a8a60da5f623355770de1884064d2552fa564"
@@ -107,6 +107,13 @@ class ImageData:
         size = "x".join(map(str, self.train_x.shape[1:]))
         counts = f"{len(self.train_x):,} + {len(self.test_x):,} images {size}"
         return f"ImageData({self.name!r}: {counts}, {len(self.classes)} classes, {self.checksum})"
+
+
+def check_data(images: ImageData, name: str = "images") -> ImageData:
+    """Return ``images`` if it is an ``ImageData``; else raise ``ValueError``."""
+    if not isinstance(images, ImageData):
+        raise ValueError(f"{name} must be an ImageData, as data.load gives it; got {type(images).__name__}")
+    return images
 
 
 def as_float(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.classifier import (
+    ask,
     check_images,
     check_labels,
     check_model,
@@ -65,8 +66,8 @@ def attack_outcomes(
         epsilons: the radii; at 0 the clean image is judged.
         index: which images, as positions in ``data``; by default all.
         draws: fresh draws of a stochastic model's noise over which each image is judged; 1 for any other model.
-        seed: of the attack's and the judge's noise. For a deterministic model the outcome does not depend on
-            ``batch_size``; a stochastic one draws its noise batch by batch.
+        seed: of the attack's and the judge's noise. Under this library's own attacks on a deterministic model the outcome does
+            not depend on ``batch_size``; a stochastic model, AutoAttack and Square draw their noise batch by batch.
 
     Raises:
         ValueError: an argument out of range, scores that are NaN, or an attack that left the ball.
@@ -174,11 +175,10 @@ def fraction_right(model: nn.Module, x: Tensor, y: Tensor, draws: int = 1, gener
     check_number(draws, "draws", low=1, integer=True)
     check_images(x)
     check_labels(y, images=len(x))
-    options = {"generator": generator} if is_stochastic(model) else {}
     total = torch.zeros(len(x), device=x.device)
     with evaluating(model):
         for _ in range(int(draws)):
-            scores = check_scores(model(x, **options), len(x))
+            scores = check_scores(ask(model, x, generator), len(x))
             check_labels(y, classes=scores.shape[1])
             total += scores.argmax(1) == y
     return total / draws
@@ -213,8 +213,8 @@ def chosen_images(data, index) -> tuple[Tensor, Tensor, list[int]]:
     if not isinstance(x, Tensor) or x.ndim != 4:
         raise ValueError(f"x must be a torch.Tensor of shape (N, channels, H, W), got {getattr(x, 'shape', type(x).__name__)}")
     chosen = range(len(x)) if index is None else index
-    index = [int(check_number(i, "index", low=0, integer=True)) for i in chosen]
-    if not index or len(set(index)) < len(index) or min(index) < 0 or max(index) >= len(x):
+    index = [check_number(i, "index", low=0, integer=True) for i in chosen]
+    if not index or len(set(index)) < len(index) or max(index) >= len(x):
         raise ValueError(f"index must hold different positions in 0..{len(x) - 1}, at least one; got {index[:10]}")
     check_labels(y, images=len(x))
     chosen = x[index]

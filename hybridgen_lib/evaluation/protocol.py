@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hybridgen_lib.attacks import Bpda, autoattack, pgd, square, transfer
+from hybridgen_lib.attacks.ascent import NoGradientError
 from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.classifier import (
     check_choice,
@@ -94,7 +95,8 @@ def evaluate_robustness(
         model, data, index, seed: as in :func:`~hybridgen_lib.evaluation.outcomes.attack_outcomes`.
         ball: the allowed perturbations, ``Linf(eps)`` or ``L2(eps)``.
         suite: a name in :data:`SUITES`, or a :class:`Suite`.
-        surrogate: the model with a smooth stand-in for a step that has no gradient (BPDA); PGD and AutoAttack use it.
+        surrogate: the model with a smooth stand-in for a step that has no gradient (BPDA); PGD and AutoAttack climb by it, and
+            once more by the model's own gradient where it has one.
         source: another model, whose adversarial images are tried on this one; without it there is no transfer attack.
 
     Returns:
@@ -165,7 +167,7 @@ def adaptive_pgd(
     check_generator(generator)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     worst = _WorstCase(check_model(model), x, y.to(x.device), ball, suite, generator)
-    worst.margin_pgd(surrogate)
+    worst.by_every_gradient(worst.margin_pgd, surrogate)
     return worst.images
 
 
@@ -210,7 +212,8 @@ class _WorstCase:
 
     def stages(self, surrogate: nn.Module | None, source: nn.Module | None):
         """Run the attacks in turn; after each yield the names so far, joined by ``+``, and how many images it was run on."""
-        attacks = {"pgd": self.margin_pgd, "autoattack": self.autoattack, "square": self.square}
+        attacks = {name: partial(self.by_every_gradient, getattr(self, name)) for name in ("margin_pgd", "autoattack")}
+        attacks = {"pgd": attacks["margin_pgd"], "autoattack": attacks["autoattack"], "square": lambda _: self.square()}
         attacks["transfer"] = lambda _: self.challenge(lambda x, y: self._transfer(source, x, y))
         skipped = {"autoattack": self.suite.autoattack_images == 0, "transfer": source is None}
         chain = [name for name in attacks if not skipped.get(name)]
@@ -233,6 +236,17 @@ class _WorstCase:
             better = left <= self.left[rows] if ties else left < self.left[rows]
             self.images[rows[better]], self.left[rows[better]] = tried[better], left[better]
         return len(rows)
+
+    def by_every_gradient(self, attack: Callable[[nn.Module | None], int], surrogate: nn.Module | None) -> int:
+        """Run ``attack`` by the surrogate's gradients and by the model's own, where it has any: neither replaces the other."""
+        attacked = []
+        for guide in dict.fromkeys([surrogate, None]):
+            try:
+                attacked.append(attack(guide))
+            except NoGradientError:
+                if surrogate is None:  # nothing to put in their place
+                    raise
+        return attacked[0]
 
     def margin_pgd(self, surrogate: nn.Module | None) -> int:
         options = {"steps": self.suite.steps, "loss": "margin", "surrogate": surrogate, "generator": self.generator}
@@ -257,7 +271,7 @@ class _WorstCase:
         sampling = self.stochastic and hasattr(self.model, "with_samples")
         return self.model.with_samples(1) if sampling else self.model
 
-    def square(self, surrogate: nn.Module | None) -> int:
+    def square(self) -> int:
         return self.challenge(partial(self._frozen, square, queries=self.suite.queries, generator=self.generator))
 
     def _transfer(self, source: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def nearest_counterfactual(
 
     Raises ``ValueError`` for bad images or classes, scores that are NaN, or no gradient in x.
     """
-    with _asking(model, x, target, steps=steps, searches=searches) as decision:
+    with _asking(model, x, target, steps=steps, searches=searches) as (decision, target):
         found = smallest_cw(model, x, decision, target=target, steps=steps, searches=searches)
     return Counterfactual(found.x_adv, found.distance, found.found)
 
@@ -109,7 +109,7 @@ def sparse_counterfactual(
     check_number(at_once, "at_once", low=1, integer=True)
     if most is not None:
         check_number(most, "most", low=1, integer=True)
-    with _asking(model, x, target) as decision:
+    with _asking(model, x, target) as (decision, target):
         images, pixels = x.detach().clone(), x.shape[2] * x.shape[3]
         most = pixels if most is None else min(int(most), pixels)
         promise = x.new_zeros(len(x), pixels)  # of each pixel that was set; 0 of all others
@@ -194,14 +194,13 @@ def latent_counterfactual(
     drawn = _drawn(model)
     check_number(step_size, "step_size", low=1e-9)
     check_number(halvings, "halvings", low=0, integer=True)
-    with _asking(model, x, target, steps=steps) as decision:
+    with _asking(model, x, target, steps=steps) as (decision, target):
         if target is None:
             with torch.no_grad():
                 target = model(x).scatter(1, decision[:, None], -torch.inf).argmax(1)
         elif (target == decision).any():
             at = int((target == decision).nonzero()[0])
             raise ValueError(f"target must be another class than the model's decision, got {int(target[at])} for image {at}")
-        target = target.to(x.device, torch.long)
         with torch.no_grad():
             means = _means(model, x, decision)
             start, reconstruction = means["z"], _paint(model, drawn, means, decision, x)
@@ -239,7 +238,7 @@ def decode(model: LatentVariableClassifier, x: Tensor, code: Tensor, classes: Te
     does not listen to y ignores ``classes``. Returns the means (B, channels, H, W), in [0, 1].
     """
     drawn = _drawn(model)
-    with _asking(model, x, None) as decision, torch.no_grad():
+    with _asking(model, x, None) as (decision, _), torch.no_grad():
         means = _means(model, x, decision)
         if not isinstance(code, Tensor) or code.shape != means["z"].shape:
             raise ValueError(
@@ -294,8 +293,9 @@ def _nearest_on_the_line(start: Tensor, code: Tensor, found: Tensor, arrived, ha
 
 
 @contextmanager
-def _asking(model: nn.Module, x: Tensor, target: Tensor | None, **counts: int) -> Iterator[Tensor]:
-    """Check what all share, then yield the model's decisions (B,), with the model in evaluation mode and its noise held."""
+def _asking(model: nn.Module, x: Tensor, target: Tensor | None, **counts: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Check what all share, then yield the model's decisions (B,) and the target beside them, on the device of x; the model is
+    in evaluation mode and its noise held."""
     check_model(model)
     check_images(x)
     for name, count in counts.items():
@@ -307,7 +307,8 @@ def _asking(model: nn.Module, x: Tensor, target: Tensor | None, **counts: int) -
             scores = check_scores(model(x), len(x))
         if target is not None:
             check_labels(target, scores.shape[1], name="target")
-        yield scores.argmax(1)
+            target = target.to(x.device, torch.long)
+        yield scores.argmax(1), target
 
 
 def _lead(model: nn.Module, x: Tensor, decision: Tensor | None, target: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hybridgen_lib.classifier import check_image_shape, check_number
-from hybridgen_lib.data import ImageData
+from hybridgen_lib.data import ImageData, check_data
 
 __all__ = ["decoy", "decoy_mask", "decoy_places", "share_inside"]
 
@@ -47,8 +47,9 @@ def decoy(images: ImageData, seed: int = 0, size: int = 3) -> ImageData:
 
     Class names and sizes stay; the name gets ``-decoy``. The true explanation of every label is :func:`decoy_mask`.
     """
+    check_data(images)
     places = decoy_places(tuple(images.train_x.shape[1:]), len(images.classes), size)
-    generator = torch.Generator().manual_seed(int(check_number(seed, "seed", low=0, integer=True)))
+    generator = torch.Generator().manual_seed(check_number(seed, "seed", low=0, integer=True))
     train, test = (_written(x, places, size, generator) for x in (images.train_x, images.test_x))
     return ImageData(*train, *test, classes=images.classes, name=f"{images.name}-decoy")
 
@@ -63,8 +64,9 @@ def _written(x: Tensor, places: list, size: int, generator: torch.Generator) -> 
 
 def decoy_mask(image_shape: tuple[int, int, int], classes: int, size: int = 3) -> Tensor:
     """The pixels that hold all that can be known of the label: bool (H, W), true in every class's square."""
+    places = decoy_places(image_shape, classes, size)
     mask = torch.zeros(image_shape[1:], dtype=torch.bool)
-    for row, column in decoy_places(image_shape, classes, size):
+    for row, column in places:
         mask[row : row + size, column : column + size] = True
     return mask
 
@@ -76,6 +78,10 @@ def share_inside(values: Tensor, mask: Tensor) -> Tensor:
     1 is a perfect score; what an explanation gets that knows nothing is the mask's share of the image. Where nothing is
     attributed at all the share is 0. Raises ``ValueError`` if the shapes do not fit.
     """
+    if not isinstance(values, Tensor) or not isinstance(mask, Tensor) or not values.is_floating_point():
+        raise ValueError(
+            f"values must be attributions (B, C, H, W), float, and mask bool, got {values!r:.40} and {mask!r:.40}"
+        )
     if values.ndim != 4 or mask.dtype != torch.bool or mask.shape != values.shape[2:]:
         raise ValueError(
             f"mask must be bool (H, W) for values (B, C, H, W), got {mask.dtype} {tuple(mask.shape)} for {tuple(values.shape)}"

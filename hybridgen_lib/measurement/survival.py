@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hybridgen_lib.classifier import check_choice, check_number, wilson
-from hybridgen_lib.measurement.outcomes import Estimate, _paired_mean
+from hybridgen_lib.measurement.outcomes import Estimate, _paired_mean, shared_rows
 from hybridgen_lib.measurement.values import _kept, _parts, _table
 
 __all__ = ["LEVEL", "Comparison", "Survival", "earliest", "kaplan_meier", "outlasts"]
@@ -64,7 +64,7 @@ class Survival:
     seconds: float = 0.0
 
     def __post_init__(self):
-        index = [int(check_number(i, "index", low=0, integer=True)) for i in self.index]
+        index = [check_number(i, "index", low=0, integer=True) for i in self.index]
         if not index or len(set(index)) != len(index):
             raise ValueError(f"index must hold at least one position, each once; got {len(index)}")
         if not isinstance(self.quantity, str) or not self.quantity.isidentifier():
@@ -123,8 +123,9 @@ class Survival:
         if metric.endswith("_reached"):
             fell = int(self.reached[rows].sum())
             return Estimate(fell / n, *wilson(fell, n), n)
-        value = self._of(metric, rows, torch.ones(1, n, dtype=torch.float64)).item()
-        drawn = self._of(metric, rows, _resamples(n))
+        never = torch.inf if metric.endswith("_median") else self.limit
+        value = self._of(metric, rows, torch.ones(1, n, dtype=torch.float64), never).item()
+        drawn = self._of(metric, rows, _resamples(n), never)
         return Estimate(_finite(value), *_percentiles(drawn, drawn), n)
 
     def minus(self, other: Survival, metric: str) -> Estimate:
@@ -141,26 +142,30 @@ class Survival:
             return Estimate(math.nan, math.nan, math.nan, 0)
         if metric.endswith("_reached"):
             return _paired_mean(mine.reached[rows].double() - theirs.reached[rows].double(), 1.0)
-        once = torch.ones(1, n, dtype=torch.float64)
-        value = mine._of(metric, rows, once).item() - theirs._of(metric, rows, once).item()
-        weights = _resamples(n)
-        drawn = mine._of(metric, rows, weights) - theirs._of(metric, rows, weights)
-        unknown = drawn.isnan()  # inf - inf: neither is reached, and the difference may be anything
-        ends = (torch.where(unknown, end, drawn) for end in (-torch.inf, torch.inf))
-        return Estimate(_finite(value), *_percentiles(*ends), n)
+        value, drawn = (self._apart(mine, theirs, metric, rows, w) for w in (torch.ones(1, n).double(), _resamples(n)))
+        ends = (torch.where(drawn.isnan(), end, drawn) for end in (-torch.inf, torch.inf))
+        return Estimate(_finite(value.item()), *_percentiles(*ends), n)
+
+    @staticmethod
+    def _apart(mine: Survival, theirs: Survival, metric: str, rows: Tensor, weights: Tensor) -> Tensor:
+        """The difference (R,) for each of R sets of weights; NaN where neither is reached, as it may then be anything."""
+        ours, other = (one._of(metric, rows, weights, torch.inf) for one in (mine, theirs))
+        neither = ours.isinf() & other.isinf()
+        if metric.endswith(f"_to_{LEVEL}"):  # of one that is not reached, at least the limit is known
+            ours, other = ours.clamp_max(mine.limit), other.clamp_max(mine.limit)
+        return torch.where(neither, torch.nan, ours - other)
 
     def _rows(self, metric: str) -> Tensor:
         return torch.ones_like(self.right) if metric.endswith(f"_to_{LEVEL}") else self.right
 
-    def _of(self, metric: str, rows: Tensor, weights: Tensor) -> Tensor:
-        """The metric (R,) of the images ``rows`` with each of R sets of weights (R, n); infinite where it is not reached."""
+    def _of(self, metric: str, rows: Tensor, weights: Tensor, never: float) -> Tensor:
+        """The metric (R,) of the images ``rows`` with each of R sets of weights (R, n); ``never`` where it is not reached."""
         times, surviving = _product_limit(self.values[rows], self.reached[rows], weights)
         if metric == self.quantity:
             before = torch.cat([torch.ones_like(surviving[:, :1]), surviving[:, :-1]], 1)
             steps = times.diff(prepend=times.new_zeros(1))
             return before @ steps + surviving[:, -1] * (self.limit - times[-1])
-        median = metric.endswith("_median")
-        return _first_at(times, surviving, 0.5 if median else LEVEL, torch.inf if median else self.limit)
+        return _first_at(times, surviving, 0.5 if metric.endswith("_median") else LEVEL, never)
 
     def table(self) -> pd.DataFrame:
         """Tidy rows, one a metric, in the columns of :meth:`Outcomes.table`; eps is NaN."""
@@ -237,11 +242,8 @@ def _shared(a: Survival, b: Survival) -> tuple[Survival, Survival]:
     if not isinstance(b, Survival) or (a.quantity, a.limit) != (b.quantity, b.limit):
         other = (b.quantity, b.limit) if isinstance(b, Survival) else type(b).__name__
         raise ValueError(f"other must be about {a.quantity} up to {a.limit:g}, got {other}")
-    place = {i: k for k, i in enumerate(b.index)}
-    rows = [k for k, i in enumerate(a.index) if i in place]
-    if not rows:
-        raise ValueError("other must share images, got none in common")
-    others, index = [place[a.index[k]] for k in rows], [a.index[k] for k in rows]
+    rows, others = shared_rows(a.index, b.index)
+    index = [a.index[k] for k in rows]
     parts = ((a, rows), (b, others))
     return tuple(Survival(index, one.quantity, one.values[at], one.reached[at], one.limit) for one, at in parts)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hybridgen_lib.classifier import bootstrap_interval, check_choice, check_number, jackknife_interval
-from hybridgen_lib.measurement.outcomes import Estimate
+from hybridgen_lib.measurement.outcomes import Estimate, shared_rows
 
 __all__ = ["SetDistances", "Values"]
 
@@ -50,7 +50,7 @@ class Values:
     seconds: float = 0.0
 
     def __post_init__(self):
-        index = [int(check_number(i, "index", low=0, integer=True)) for i in self.index]
+        index = [check_number(i, "index", low=0, integer=True) for i in self.index]
         if not index or len(set(index)) != len(index) or not self.values:
             raise ValueError(f"index must hold at least one position, each once, and values a metric; got {len(index)}")
         values = {}
@@ -73,12 +73,8 @@ class Values:
 
     def minus(self, other: Values, metric: str) -> Estimate:
         """How much larger ``metric`` is here than in ``other``: the mean difference on the images that both have."""
-        place = {i: k for k, i in enumerate(other.index)}
-        rows = [k for k, i in enumerate(self.index) if i in place]
-        if not rows:
-            raise ValueError("other must share images, got none in common")
-        mine, theirs = self.values[metric][rows], other.values[metric][[place[self.index[k]] for k in rows]]
-        difference = mine - theirs
+        rows, others = shared_rows(self.index, other.index)
+        difference = self.values[metric][rows] - other.values[metric][others]
         return Estimate(difference.mean().item(), *bootstrap_interval(difference), len(rows))
 
     def table(self) -> pd.DataFrame:

@@ -82,7 +82,7 @@ class NearestPicture(StochasticClassifier):
                 f"cvae must be a latent-variable classifier with factors p(z) and p(x|z,y), got {type(cvae).__name__}"
             )
         self.cvae = cvae
-        self.samples = int(check_number(samples, "samples", low=1, integer=True))
+        self.samples = check_number(samples, "samples", low=1, integer=True)
         self.rule = check_choice(rule, "rule", RULES)
 
     def elbo(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None, beta: float = 1.0) -> Tensor:

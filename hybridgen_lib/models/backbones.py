@@ -168,10 +168,10 @@ class WideResNet(NamedLayers):
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int, depth: int = 34, widen: int = 10):
-        count, over = divmod(int(check_number(depth, "depth", low=10, integer=True)) - 4, 6)
+        count, over = divmod(check_number(depth, "depth", low=10, integer=True) - 4, 6)
         if over:
             raise ValueError(f"depth must be 6 n + 4, such as 16, 28 or 34, got {depth}")
-        widen = int(check_number(widen, "widen", low=1, integer=True))
+        widen = check_number(widen, "widen", low=1, integer=True)
         _checked(image_shape, classes)
         size, layers = 16, {"conv1": nn.Conv2d(image_shape[0], 16, 3, padding=1, bias=False)}
         for k, after in enumerate((16 * widen, 32 * widen, 64 * widen), start=1):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hybridgen_lib.classifier import check_model
+from hybridgen_lib.classifier import ask, check_model
 from hybridgen_lib.models.latent import LatentVariableClassifier
 
 __all__ = ["BinaryInput", "BinaryLatentVariableClassifier", "binarise"]
@@ -29,11 +29,10 @@ class BinaryInput(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = check_model(network, "network")
-        self.score_kind = network.score_kind
+        self.score_kind = getattr(network, "score_kind", "logit")
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        b = binarise(x)
-        return self.network(b) if generator is None else self.network(b, generator=generator)
+        return ask(self.network, binarise(x), generator)
 
 
 class BinaryLatentVariableClassifier(LatentVariableClassifier):

@@ -40,8 +40,8 @@ class Bottleneck(StochasticClassifier):
 
     def __init__(self, network: nn.Module, classes: int, *, code: int = 256, draws: int = 12, seed: int = 0):
         super().__init__(seed)
-        self.code = int(check_number(code, "code", low=1, integer=True))
-        self.draws = int(check_number(draws, "draws", low=1, integer=True))
+        self.code = check_number(code, "code", low=1, integer=True)
+        self.draws = check_number(draws, "draws", low=1, integer=True)
         check_number(classes, "classes", low=2, integer=True)
         self.trunk, features = headless(network)
         self.mean, self.spread = nn.Linear(features, self.code), nn.Linear(features, self.code)

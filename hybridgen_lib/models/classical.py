@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hybridgen_lib.classifier import check_image_shape, check_images, check_labels, check_model, check_number
+from hybridgen_lib.classifier import ask, check_image_shape, check_images, check_labels, check_model, check_number
 
 __all__ = ["GaussianMixtureClassifier", "GaussianNaiveBayes", "Probabilities"]
 
@@ -204,5 +204,4 @@ class Probabilities(nn.Module):
         return getattr(self.model, "examples_per_pass", None)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        scores = self.model(x) if generator is None else self.model(x, generator=generator)
-        return scores.softmax(1)
+        return ask(self.model, x, generator).softmax(1)

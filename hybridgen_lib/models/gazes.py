@@ -19,6 +19,8 @@ __all__ = ["Gazes"]
 NOISE, SOFTNESS, KEPT, COPIES = 0.9, 1e-5, 0.9, 3
 """Half-width of the noise before the threshold, and how soft its step is; what a mask must exceed to keep a pixel; how many
 copies are behind a glance."""
+GLANCES_PER_PASS = 5_000
+"""Of all images together, in one gradient: memory is bounded by it."""
 PLACES = (16 / 32, 5 / 32, 27 / 32)
 """Where gazes rest, along each side: nine places in all."""
 
@@ -43,7 +45,7 @@ class Gazes(StochasticClassifier):
 
     def __init__(self, network: nn.Module, image_shape: tuple[int, int, int], classes: int, samples: int = 9, seed: int = 0):
         super().__init__(seed)
-        self.samples = int(check_number(samples, "samples", low=1, high=len(PLACES) ** 2, integer=True))
+        self.samples = check_number(samples, "samples", low=1, high=len(PLACES) ** 2, integer=True)
         check_number(classes, "classes", low=2, integer=True)
         check_image_shape(image_shape)
         self.trunk, features = headless(network)
@@ -51,17 +53,18 @@ class Gazes(StochasticClassifier):
         self.smooth = False
         self.register_buffer("sharpness", _sharpness(*image_shape[1:]), persistent=False)
 
+    @property
+    def examples_per_pass(self) -> int:
+        """How many images one gradient may hold, for all of their glances to have room."""
+        return max(1, GLANCES_PER_PASS // self.samples)
+
     def surrogate(self) -> Gazes:
         """The same function with every threshold replaced by its mean over the noise, which has a gradient."""
-        twin = self.twin()
-        twin.smooth = True
-        return twin
+        return self.twin(smooth=True)
 
     def with_samples(self, samples: int) -> Gazes:
         """The same network with so many gazes."""
-        twin = self.twin()
-        twin.samples = int(check_number(samples, "samples", low=1, high=len(PLACES) ** 2, integer=True))
-        return twin
+        return self.twin(samples=check_number(samples, "samples", low=1, high=len(PLACES) ** 2, integer=True))
 
     def glances(self, x: Tensor, gazes: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """What is seen from each of ``gazes`` (G,): images (G, B, channels, H, W), and the share of pixels that its masks keep

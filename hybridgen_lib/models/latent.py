@@ -89,16 +89,14 @@ class LatentVariableClassifier(StochasticClassifier):
 
         ``samples``, by default K, is for a rougher and cheaper look.
         """
-        samples = self.samples if samples is None else int(check_number(samples, "samples", low=1, integer=True))
+        samples = self.samples if samples is None else check_number(samples, "samples", low=1, integer=True)
         if classes.numel() and not 0 <= classes.min() <= classes.max() < self.classes:
             raise ValueError(f"classes must be in 0..{self.classes - 1}, got {classes.min().item()} to {classes.max().item()}")
         return self._scores(x, self._one_hot(x)[classes], samples, generator)
 
     def with_samples(self, samples: int) -> LatentVariableClassifier:
         """The same networks with another K: another classifier, cheaper or steadier, for an attacker to learn from."""
-        twin = self.twin()
-        twin.samples = int(check_number(samples, "samples", low=1, integer=True))
-        return twin
+        return self.twin(samples=check_number(samples, "samples", low=1, integer=True))
 
     def do(self, **values: float | Tensor) -> LatentVariableClassifier:
         """The same networks under an intervention, ``model.do(m=0)``: another classifier, and another model to draw from.
@@ -117,9 +115,7 @@ class LatentVariableClassifier(StochasticClassifier):
                     raise ValueError(f"{name} must be a number or a finite tensor ({dims},), got shape {tuple(value.shape)}")
             else:
                 check_number(value, name)
-        twin = self.twin()
-        twin.interventions = {**self.interventions, **values}
-        return twin
+        return self.twin(interventions={**self.interventions, **values})
 
     @property
     def examples_per_pass(self) -> int:
@@ -293,8 +289,8 @@ def _check_parts(
     latent = set(model.variables) - {*observed, "y"}
     if set(guide.variables) != latent:
         raise ValueError(f"guide {guide} must have one factor for each latent variable of {model}: {sorted(latent)}")
-    if classes < 2 or samples < 1:
-        raise ValueError(f"classes must be >= 2 and samples >= 1, got {classes} and {samples}")
+    check_number(classes, "classes", low=2, integer=True)
+    check_number(samples, "samples", low=1, integer=True)
     needed = {str(f) for f in model.factors if not set(f.variables) <= model.given} | {str(f) for f in guide.factors}
     if set(networks) != needed:
         missing, extra = sorted(needed - set(networks)), sorted(set(networks) - needed)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, OneHotCategorical
 
+from hybridgen_lib.classifier import check_image_shape, check_number
 from hybridgen_lib.models.pixels import DEEP_BAYES_SIGMA, NormalPixels
 from hybridgen_lib.models.vectors import NormalFeatures
 
@@ -39,7 +40,9 @@ class ConvTrunk(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], width: int = 64, hidden: int = 500):
         super().__init__()
-        channels, height, rows = image_shape[0], image_shape[1], image_shape[2]
+        channels, height, rows = check_image_shape(image_shape)
+        check_number(width, "width", low=1, integer=True)
+        check_number(hidden, "hidden", low=1, integer=True)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(c, width, kernel_size=5, stride=2, padding=2) for c in (channels, width, width)
         )
@@ -59,7 +62,8 @@ class DenseTrunk(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], hidden: int = 500):
         super().__init__()
-        self.dense = nn.Linear(math.prod(image_shape), hidden)
+        check_number(hidden, "hidden", low=1, integer=True)
+        self.dense = nn.Linear(math.prod(check_image_shape(image_shape)), hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.dense(x.flatten(-3)))
@@ -230,7 +234,7 @@ class SmallCNN(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], classes: int, width: int = 64, hidden: int = 500):
         super().__init__()
         self.trunk = ConvTrunk(image_shape, width, hidden)
-        self.head = nn.Linear(hidden, classes)
+        self.head = nn.Linear(hidden, check_number(classes, "classes", low=2, integer=True))
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.head(self.trunk(x))
@@ -246,7 +250,9 @@ class DenseNetwork(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int, hidden: int = 500):
         super().__init__()
-        widths = [math.prod(image_shape), *([hidden, hidden] if hidden else []), classes]
+        check_number(classes, "classes", low=2, integer=True)
+        check_number(hidden, "hidden", low=0, integer=True)
+        widths = [math.prod(check_image_shape(image_shape)), *([hidden, hidden] if hidden else []), classes]
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]

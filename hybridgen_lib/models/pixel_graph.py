@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridgen_lib.classifier import check_image_shape, check_model, check_number
+from hybridgen_lib.classifier import ask, check_image_shape, check_model, check_number
 from hybridgen_lib.models.binary import binarise
 
 __all__ = ["Denoised", "PixelGraph", "PixelGraphClassifier"]
@@ -172,10 +172,10 @@ class Denoised(nn.Module):
     def __init__(self, network: nn.Module, coupling: float = COUPLING, strength: float = STRENGTH, sweeps: int = SWEEPS):
         super().__init__()
         self.network = check_model(network, "network")
-        self.score_kind = network.score_kind
+        self.score_kind = getattr(network, "score_kind", "logit")
         self.coupling = check_number(coupling, "coupling")
         self.strength = check_number(strength, "strength", low=0)
-        self.sweeps = int(check_number(sweeps, "sweeps", low=0, integer=True))
+        self.sweeps = check_number(sweeps, "sweeps", low=0, integer=True)
 
     def denoise(self, x: Tensor) -> Tensor:
         """What the network sees: images (B, channels, H, W), in (0, 1)."""
@@ -183,8 +183,7 @@ class Denoised(nn.Module):
         return torch.sigmoid(graph.mean_field(self.sweeps))
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        clear = self.denoise(x)
-        return self.network(clear) if generator is None else self.network(clear, generator=generator)
+        return ask(self.network, self.denoise(x), generator)
 
     def surrogate(self) -> nn.Module:
         """The same function with the denoiser's gradient replaced by the identity's, for BPDA (Athalye et al. 2018)."""
@@ -197,5 +196,4 @@ class _StraightThrough(nn.Module):
         self.model, self.score_kind = model, model.score_kind
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        clear = self.model.denoise(x).detach() + (x - x.detach())
-        return self.model.network(clear) if generator is None else self.model.network(clear, generator=generator)
+        return ask(self.model.network, self.model.denoise(x).detach() + (x - x.detach()), generator)

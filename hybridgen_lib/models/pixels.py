@@ -56,7 +56,7 @@ class FieldPixels(nn.Module):
 
     def __init__(self, sweeps: int = 3):
         super().__init__()
-        self.sweeps = int(check_number(sweeps, "sweeps", low=0, integer=True))
+        self.sweeps = check_number(sweeps, "sweeps", low=0, integer=True)
         self.coupling = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, logits: Tensor) -> Distribution:

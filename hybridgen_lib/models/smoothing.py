@@ -12,13 +12,22 @@ import torch
 from scipy.stats import beta, norm
 from torch import Tensor, nn
 
-from hybridgen_lib.classifier import StochasticClassifier, check_generator, check_images, check_model, check_number, evaluating
+from hybridgen_lib.classifier import (
+    StochasticClassifier,
+    ask,
+    check_generator,
+    check_images,
+    check_model,
+    check_number,
+    evaluating,
+)
 
 __all__ = ["Smoothed", "certified_radius"]
 
 
 COPIES_PER_PASS = 5_000
-"""Of all images together, while votes are counted."""
+"""Of all images together, while votes are counted and in one gradient: 8 to 23 GB of activations of the largest networks here
+at every thousand."""
 
 
 class Smoothed(StochasticClassifier):
@@ -36,21 +45,24 @@ class Smoothed(StochasticClassifier):
         super().__init__(seed)
         self.network = check_model(network, "network")
         self.sigma = check_number(sigma, "sigma", low=0)
-        self.samples = int(check_number(samples, "samples", low=1, integer=True))
+        self.samples = check_number(samples, "samples", low=1, integer=True)
 
     def with_samples(self, samples: int) -> Smoothed:
         """The same network asked ``samples`` times."""
-        twin = self.twin()
-        twin.samples = int(check_number(samples, "samples", low=1, integer=True))
-        return twin
+        return self.twin(samples=check_number(samples, "samples", low=1, integer=True))
+
+    @property
+    def examples_per_pass(self) -> int:
+        """How many images one gradient may hold, for all of their copies to have room."""
+        return max(1, COPIES_PER_PASS // self.samples)
 
     def noisy(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """K noisy copies of every image: (K, B, channels, H, W)."""
-        noise = self.noise(self.samples, len(x), x[0].numel(), x, generator)
+        noise = self.noise(self.samples, len(x), x.shape[1:].numel(), x, generator)
         return x + self.sigma * noise.unflatten(2, x.shape[1:])
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        logits = self.network(self.noisy(x, generator).flatten(0, 1)).unflatten(0, (self.samples, len(x)))
+        logits = ask(self.network, self.noisy(x, generator).flatten(0, 1), generator).unflatten(0, (self.samples, len(x)))
         return logits.log_softmax(-1).logsumexp(0) - math.log(self.samples)
 
     @torch.no_grad()
@@ -72,8 +84,8 @@ class Smoothed(StochasticClassifier):
         Source: Cohen et al. (2019), Certify, and their Theorem 1. Raises ``ValueError`` for an argument out of range.
         """
         check_images(x)
-        guesses = int(check_number(guesses, "guesses", low=1, integer=True))
-        votes = int(check_number(votes, "votes", low=1, integer=True))
+        guesses = check_number(guesses, "guesses", low=1, integer=True)
+        votes = check_number(votes, "votes", low=1, integer=True)
         check_generator(generator)
         check_number(error, "error", low=1e-12, high=0.5)
         generator = torch.Generator().manual_seed(self.noise_seed) if generator is None else generator
@@ -86,10 +98,10 @@ class Smoothed(StochasticClassifier):
     def _votes(self, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """How many of ``count`` noisy copies of each image go to each class: (B, C)."""
         total = 0
-        size = max(1, COPIES_PER_PASS // len(x))
+        size = max(1, COPIES_PER_PASS // max(1, len(x)))
         for k in [min(size, count - done) for done in range(0, count, size)]:
-            noise = torch.randn(k, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
-            scores = self.network((x + self.sigma * noise).flatten(0, 1))
+            noise = torch.randn(k, *x.shape, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
+            scores = ask(self.network, (x + self.sigma * noise).flatten(0, 1), generator)
             won = nn.functional.one_hot(scores.argmax(1), scores.shape[1])
             total = total + won.unflatten(0, (k, len(x))).sum(0)
         return total
@@ -100,8 +112,8 @@ def certified_radius(wins: int, votes: int, sigma: float, error: float = 0.001) 
 
     Source: Cohen et al. (2019), equation 3 with p_B = 1 - p_A.
     """
-    votes = int(check_number(votes, "votes", low=0, integer=True))
-    wins = int(check_number(wins, "wins", low=0, high=votes, integer=True))
+    votes = check_number(votes, "votes", low=0, integer=True)
+    wins = check_number(wins, "wins", low=0, high=votes, integer=True)
     check_number(sigma, "sigma", low=0)
     check_number(error, "error", low=1e-12, high=0.5)
     low = 0.0 if wins == 0 else beta.ppf(error, wins, votes - wins + 1)

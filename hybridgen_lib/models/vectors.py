@@ -23,6 +23,9 @@ from hybridgen_lib.models.pixels import PixelNormal
 
 __all__ = ["LinearNormal", "NormalFeatures"]
 
+SAMPLE = 1000
+"""Entries of a weight by which a change is noticed."""
+
 
 class NormalFeatures(nn.Module):
     """Independent Normals of one ``sigma`` around the outputs of a linear layer; it has no weights of its own.
@@ -33,7 +36,7 @@ class NormalFeatures(nn.Module):
     def __init__(self, sigma: float):
         super().__init__()
         self.sigma = sigma
-        self._seen: tuple[Tensor, int, Tensor] | None = None  # a weight, its version, W'W
+        self._seen: tuple[Tensor, int, Tensor, Tensor] | None = None  # a weight, its version, a sample of it, W'W
 
     def forward(self, h: Tensor, weight: Tensor, bias: Tensor) -> Distribution:
         """Normals over vectors (..., F) from hidden units ``h`` (..., H), ``weight`` (F, H) and ``bias`` (F,)."""
@@ -44,13 +47,18 @@ class NormalFeatures(nn.Module):
         return LinearNormal(h, weight, bias, self._gram(weight), self.sigma)
 
     def _gram(self, weight: Tensor) -> Tensor:
-        """W'W, made once for a weight. Its storage is kept, so its address is nobody else's; a change in place counts up."""
+        """W'W, made once for a weight. Its storage is kept, so its address is nobody else's; a change in place counts up, and
+        one through ``.data``, which does not, shows in a sample of the entries."""
+        if weight.is_inference():  # has no version
+            return weight.T @ weight
+        sample = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLE)]
         if self._seen is not None:
-            known, version, gram = self._seen
-            if (known.data_ptr(), known.dtype, version) == (weight.data_ptr(), weight.dtype, weight._version):
+            known, version, before, gram = self._seen
+            same = (known.data_ptr(), known.dtype, version) == (weight.data_ptr(), weight.dtype, weight._version)
+            if same and torch.equal(before, sample):
                 return gram
-        self._seen = (weight.detach(), weight._version, weight.T @ weight)
-        return self._seen[2]
+        self._seen = (weight.detach(), weight._version, sample.clone(), weight.T @ weight)
+        return self._seen[3]
 
 
 class LinearNormal(Distribution):

@@ -28,7 +28,7 @@ from hybridgen_lib.recipes.recipe import PROFILES, Recipe
 from hybridgen_lib.recipes.robust import ROBUST
 from hybridgen_lib.recipes.zoo import ZOO
 
-__all__ = ["RECIPES", "build", "cache_path", "choose_device", "clean_outcomes", "recipe_of", "trained"]
+__all__ = ["RECIPES", "build", "cache_path", "choose_device", "clean_outcomes", "fingerprint", "recipe_of", "trained"]
 
 MAY_BE_ZERO = ("epochs", "images", "shift", "held_out")
 """Whole-number settings for which 0 means something: no training, all images, no augmentation, none held out."""
@@ -93,7 +93,7 @@ def build(
     check_number(classes, "classes", low=2, integer=True)
     check_image_shape(image_shape)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU
         return RECIPES[name].build(settings, tuple(image_shape), classes)
 
 
@@ -115,6 +115,15 @@ def cache_path(
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     folder = folder or os.environ.get("HYBRIDGEN_CACHE") or datasets.cache_folder().with_name("models")
     return Path(folder) / f"{name}-{Path(data.name).name}-{profile}-s{seed}-{digest}.safetensors"
+
+
+def fingerprint(model: nn.Module) -> str:
+    """12 hex digits of the sha256 of a model's weights and buffers, by which one sees whether two runs had the same ones."""
+    digest = hashlib.sha256()
+    for name, part in sorted(model.state_dict().items()):
+        digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
+        digest.update(part.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()[:12]
 
 
 def _images(data, root) -> datasets.ImageData:

@@ -14,7 +14,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--profile", default="cpu", choices=results.PROFILES)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    wanted = [options.measurement] if options.measurement else DOCUMENTS[options.document].ways(options.model)
+    try:
+        wanted = [options.measurement] if options.measurement else DOCUMENTS[options.document].ways(options.model)
+    except ValueError as error:
+        parser.error(str(error))
     for measurement in wanted:
         print(reproduce(options.document, options.model, measurement, options.profile, options.seed), flush=True)
 

@@ -21,6 +21,7 @@ from functools import partial
 from hybridgen_lib.attacks import L2, Linf, fgsm, pgd, smallest_cw
 from hybridgen_lib.evaluation import proximity, speed
 from hybridgen_lib.measurement import Survival, earliest
+from hybridgen_lib.measurement.outcomes import shared_rows
 from hybridgen_lib.reproduce.hybrid import HYBRID, HYBRID_CIFAR10, HYBRID_CIFAR100, STEPS
 from hybridgen_lib.reproduce.jobs import CLEAN_IMAGES, GRID_IMAGES, TABLE_IMAGES, Job, Measurement
 
@@ -71,8 +72,7 @@ def _nearest(norm: str, job: Job) -> Survival:
 
 
 def _on(index: list[int], measured: Survival) -> Survival:
-    place = {i: k for k, i in enumerate(measured.index)}
-    rows = [place[i] for i in index]
+    _, rows = shared_rows(index, measured.index)
     return replace(measured, index=index, values=measured.values[rows], reached=measured.reached[rows])
 
 

@@ -16,11 +16,12 @@ from hybridgen_lib import data as datasets
 from hybridgen_lib import results
 from hybridgen_lib.attacks import fgsm
 from hybridgen_lib.attacks.balls import Ball, Linf
-from hybridgen_lib.classifier import check_choice
+from hybridgen_lib.classifier import check_choice, deterministic
 from hybridgen_lib.evaluation import SUITES, adaptive_outcomes, attack_outcomes
 from hybridgen_lib.measurement import Measured, Outcomes
 from hybridgen_lib.models.gazes import Gazes
-from hybridgen_lib.recipes import RECIPES, choose_device, recipe_of, trained
+from hybridgen_lib.recipes import RECIPES, choose_device, fingerprint, recipe_of, trained
+from hybridgen_lib.results.files import code_version
 
 __all__ = ["REAL", "Document", "Job", "Measurement", "Part", "clean", "curve", "run", "worst_case"]
 
@@ -101,7 +102,8 @@ class Document:
     source: str = "cnn"  # the plain network whose adversarial images are tried on the others
 
     def ways(self, model: str) -> list[str]:
-        """The measurements that ``model`` has, by name, without those that ask for a file."""
+        """The measurements of ``model`` by name, without those that ask for a file; ``ValueError`` if it is none of ours."""
+        check_choice(model, "model", self.models)
         return [name for name in self.all_ways(model) if not self.measurements[name].asks_for]
 
     def all_ways(self, model: str) -> list[str]:
@@ -191,6 +193,7 @@ def run(
     if key["attack"] == "masking-report":
         path = path.with_suffix(".csv")
     if not path.exists():
+        code_version()  # of what runs here, before somebody commits
 
         def other(name: str, seed: int = seed) -> nn.Module:
             return trained(name, images, profile, seed, device=device)
@@ -199,7 +202,8 @@ def run(
         source = partial(other, plan.source, seed + (model == plan.source))  # never the same network
         job = Job(network, images, profile, seed, source, other, choose_device(device), model)
         settings = {**({} if network is None else _settings(model, network, images, profile)), **way.settings}
-        measured = way.measure(job)
+        with deterministic():
+            measured = way.measure(job)
         if isinstance(measured, pd.DataFrame):
             return results.record_report(measured, results_root, device=str(job.device), **key)
         for part in measured if isinstance(measured, list) else [Part({}, measured)]:
@@ -214,7 +218,7 @@ def _settings(model: str, network: nn.Module, images: datasets.ImageData, profil
     """What of the model decides the outcome."""
     recipe = RECIPES[recipe_of(model)[0]]
     samples = getattr(network, "samples", getattr(network, "draws", 1))
-    settings = {"recipe_version": recipe.version, "samples": samples}
+    settings = {"recipe_version": recipe.version, "weights": fingerprint(network), "samples": samples}
     trained_as = {**recipe.settings[profile], **recipe.on.get(images.name, {})}
     if "backbone" in trained_as:
         settings["backbone_version"] = RECIPES[trained_as["backbone"]].version

@@ -5,6 +5,7 @@ Every number is computed from what was measured (:mod:`hybridgen_lib.measurement
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -22,8 +23,8 @@ from hybridgen_lib.classifier import check_choice, check_number
 from hybridgen_lib.data import ImageData
 from hybridgen_lib.measurement import Measured, Outcomes, measured_from
 
-__all__ = ["DOCUMENTS", "PROFILES", "PROTOCOLS", "file_of", "folder", "load", "path_of", "read", "record", "record_report"]
-__all__ += ["reports", "rows_of"]
+__all__ = ["DOCUMENTS", "PROFILES", "PROTOCOLS", "code_version", "file_of", "folder", "load", "outcomes_of", "path_of", "read"]
+__all__ += ["record", "record_report", "reports", "rows_of"]
 
 DOCUMENTS = ("hybrid", "deepbayes", "interpretable", "zoo", "causalib")
 PROFILES = ("paper", "cpu")  # the better one first; a quick run is never recorded
@@ -116,11 +117,20 @@ def reports(root: str | Path | None = None) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else empty
 
 
+@functools.cache
+def code_version() -> dict:
+    """The commit that the library lies in, and whether it has been changed since; asked once, since what runs was loaded once.
+
+    A long run calls this before its work: somebody may commit meanwhile.
+    """
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", ".")
+    return {"commit": commit or "unknown", "changed_since": changes is None or bool(changes)}
+
+
 def _provenance(data: ImageData, device: str) -> dict:
     return {
         "version": __version__,
-        "commit": _git("rev-parse", "HEAD") or "unknown",
-        "changed_since": bool(_git("status", "--porcelain", "--", ".")),  # is the library what that commit holds?
+        **code_version(),
         "device": str(device),
         "torch": torch.__version__,
         "data_checksum": data.checksum,
@@ -233,6 +243,18 @@ def read(root) -> list[dict]:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is no result file: {error}") from error
     return found
+
+
+def outcomes_of(key: Mapping, root: str | Path | None = None) -> Measured:
+    """What happened to each image in a recorded run: from it every number comes, and pairs of runs are compared.
+
+    ``key`` is any row of :func:`load` that belongs to the run, such as ``rows.iloc[0]``. Raises ``ValueError`` where no such
+    run is on file.
+    """
+    path = folder(root) / file_of(key)
+    if not path.exists():
+        raise ValueError(f"key must be that of a recorded run; there is no {path}")
+    return measured_from(json.loads(path.read_text())["outcomes"])
 
 
 def load(root: str | Path | None = None) -> pd.DataFrame:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hybridgen_lib.classifier import check_images, check_labels, check_model, check_number
+from hybridgen_lib.classifier import check_images, check_labels, check_model, check_number, deterministic
 
 __all__ = ["Objective", "fit", "save_atomically"]
 
@@ -85,7 +85,7 @@ def fit(
         generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
         total = torch.zeros((), dtype=torch.float64, device=device)
         order = torch.randperm(count, generator=generator).to(device)
-        with _global_noise(generator.initial_seed() + 2**40, torch.device(device)):
+        with deterministic(), _global_noise(generator.initial_seed() + 2**40, torch.device(device)):
             for step, rows in enumerate(order.tensor_split([*range(batch_size, steps * batch_size, batch_size)])):
                 progress = (epoch + step / steps) / epochs
                 for group in optimizer.param_groups:
@@ -117,8 +117,11 @@ def fit(
 @contextmanager
 def _global_noise(seed: int, device: torch.device):
     """What draws from torch's global source, as dropout does, draws from ``seed``; the source is put back after."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU
+        if on_gpu:
+            torch.cuda.manual_seed(seed)
         yield
 
 

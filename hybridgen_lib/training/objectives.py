@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridgen_lib.classifier import check_number, is_stochastic
+from hybridgen_lib.classifier import ask, check_number
 from hybridgen_lib.training.loop import Objective
 
 __all__ = ["cross_entropy", "in_bfloat16", "negative_elbo", "negative_pseudo_likelihood", "shifted_and_mirrored"]
@@ -14,8 +14,7 @@ __all__ = ["cross_entropy", "in_bfloat16", "negative_elbo", "negative_pseudo_lik
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: torch.Generator) -> Tensor:
     """Mean cross-entropy in nats of the model's scores: plain discriminative training."""
-    noise = {"generator": generator} if is_stochastic(model) else {}
-    return F.cross_entropy(model(x, **noise), y)
+    return F.cross_entropy(ask(model, x, generator), y)
 
 
 def negative_elbo(warm_up: float = 0.0, pressure: float = 1.0, do: dict[str, float] | None = None) -> Objective:

@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 
 from hybridgen_lib.attacks import pgd
 from hybridgen_lib.attacks.balls import Ball
-from hybridgen_lib.classifier import check_choice, check_images, check_labels, check_number, is_stochastic
+from hybridgen_lib.classifier import ask, check_choice, check_images, check_labels, check_number
 from hybridgen_lib.training.loop import Objective, Selection
 from hybridgen_lib.training.objectives import cross_entropy
 
@@ -82,8 +82,7 @@ def mixup(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: to
     The proportion is uniform in [0, 1], one for the batch: Beta(1, 1) (Zhang et al. 2018, equation 2).
     """
     share, other = torch.rand((), generator=generator).item(), torch.randperm(len(x), generator=generator).to(x.device)
-    noise = {"generator": generator} if is_stochastic(model) else {}
-    scores = model(share * x + (1 - share) * x[other], **noise)
+    scores = ask(model, share * x + (1 - share) * x[other], generator)
     return share * F.cross_entropy(scores, y) + (1 - share) * F.cross_entropy(scores, y[other])
 
 
@@ -151,7 +150,7 @@ def intervention(weight: float = 0.1, gazes: int = 3) -> Objective:
     all nine gazes (ours: three, at a third of the cost).
     """
     check_number(weight, "weight", low=0)
-    gazes = int(check_number(gazes, "gazes", low=2, high=9, integer=True))
+    gazes = check_number(gazes, "gazes", low=2, high=9, integer=True)
 
     def objective(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         chosen = torch.randperm(9, generator=generator)[:gazes].to(x.device)
