@@ -771,17 +771,18 @@ ablation = pd.DataFrame(cells, dtype=object).rename_axis("change").fillna(result
 ablation if len(ablation) else results.NOT_RUN
 
 # %% [markdown]
-# Nothing resists. Whatever is changed, the margin leaves at most seven images in a hundred. What the changes decide is something
-# else: how well the cross-entropy is blinded, and in three rows the accuracy.
+# Nothing resists. Whatever is changed, the margin leaves at most eight images in a hundred. What the changes decide is
+# something else: how well the cross-entropy is blinded, and in three rows the accuracy.
 #
 # - **Length.** "350 iterations" by the letter are far too few: 56 % of clean images. And this head, which has learned
-#   little, is the only one that hides nothing, with 5 % under either attack. Twice our 60 epochs gain a point of accuracy.
+#   little, is the only one that hides nothing, with 5 % under either attack. Twice our 60 epochs gain a point of accuracy,
+#   and hide more: 53 % instead of 42.
 # - **Pressure** decides how robust a head *looks*. With the large code and the pressure alone, PGD on the cross-entropy leaves 77 %
 #   at 0.05, more than anything else in this chapter, and 69 % at 0.1. The size of the code, from 16 to 128, changes next to nothing.
 # - **Scales.** A sigma for every output costs seven points of accuracy, and a narrow one for the features, 0.25, eight. A wide one,
 #   2, gains a point. The pixels' sigma hardly counts.
-# - **m.** Trained or not, and weighed in full or as published, it makes no difference, unless a head that was trained with $m$ is
-#   asked without it.
+# - **K and m.** One sample or ten is all the same. And $m$, trained or not, weighed in full or as published, makes no
+#   difference, unless a head that was trained with $m$ is asked without it.
 #
 # So the number that the document does not print, how hard the code is pressed in training, is worth 35 points of apparent robustness,
 # and none of real one.
@@ -794,8 +795,9 @@ if best == "cpu":
         for name, row in part.set_index("model").iterrows()
     }
     of = lambda change, title: shares[f"hybrid-shallow{change and '@' + change}", title]  # noqa: E731
-    assert max(v for (_, title), v in shares.items() if title == "margin PGD") < 0.07
+    assert max(v for (_, title), v in shares.items() if title == "margin PGD") < 0.08
     assert of("epochs=5", "clean") < 0.6
+    assert abs(of("samples=1", "PGD") - of("", "PGD")) < 0.05
     assert max(of("epochs=5", "PGD"), of("epochs=5", "margin PGD")) < 0.06
     assert of("pressure=4", "PGD") > of("", "PGD") + 0.3
     assert all(abs(of(f"code={n}", "PGD") - of("", "PGD")) < 0.1 for n in (16, 32, 64))
