@@ -46,7 +46,7 @@ def execute(source: Path, log: Path, parameters: dict) -> nbformat.NotebookNode:
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The same notebook without what differs from run to run: times, paths, versions and random ids."""
+    """The same notebook without what differs from run to run: times, paths, versions, random ids, pieces of streams."""
     notebook = nbformat.from_dict(json.loads(stable_ids(json.dumps(notebook), notebook)))
     notebook.metadata = {key: value for key, value in notebook.metadata.items() if key in KEPT}
     notebook.metadata["language_info"] = {"name": "python"}
@@ -59,9 +59,22 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:12]
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
-        for output in cell.get("outputs", []):
-            output.pop("metadata", None) if output.output_type == "stream" else None
+        if cell.cell_type == "code":
+            cell.outputs = whole_streams(cell.outputs)
     return notebook
+
+
+def whole_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Join what a cell printed in one go: the kernel sends it in pieces, cut by the clock."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if output.output_type != "stream":
+            joined.append(output)
+        elif joined and joined[-1].output_type == "stream" and joined[-1].name == output.name:
+            joined[-1].text += output.text
+        else:
+            joined.append(nbformat.v4.new_output("stream", name=output.name, text=output.text))
+    return joined
 
 
 def stable_ids(text: str, notebook: nbformat.NotebookNode) -> str:

@@ -211,7 +211,7 @@ def differences(board: pd.DataFrame, xlabel: str) -> Figure | None:
             reach = [rows["ours"] - rows["low"], rows["high"] - rows["ours"]]
             axis.errorbar(rows["ours"], heights, xerr=reach, fmt="os"[k], label=title)
         axis.axvline(0, color="black", linewidth=1)
-        axis.set(title=f"ε = {radius(eps)}" if eps == eps else "", xlabel=xlabel)
+        axis.set(title=f"ε = {radius(eps)}" if radius(eps) else "", xlabel=xlabel)
     axes[0, 0].set_yticks([k + 0.12 for k in range(len(order))], order)
     axes[0, 0].set_ylim(len(order) - 0.4, -0.4)  # the first pair on top
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")

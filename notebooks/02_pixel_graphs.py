@@ -150,7 +150,7 @@ figures.slider_figure(list(drawn), couplings, "coupling c", start=4, alt=words)
 # Up to 0.6 it is noise with a texture. At 0.75 and 0.85 there are patches of all sizes. From 0.95 on the picture
 # splits into a black and a white part. That is no draw from $p(x)$ yet: there nearly every image is almost all black
 # or almost all white, as the magnetisation below says. From noise both colours grow, and 300 sweeps are too few for
-# one of them to win. At 1.5 it takes some thousand sweeps more.
+# one of them to win.
 #
 # For an infinite grid the place of the change is known exactly {cite}`onsager1944crystal`: $J_c = \tfrac12\ln(1 +
 # \sqrt 2)$, so $c = \ln(1 + \sqrt 2) \approx 0.881$. Known, too, is the share of neighbours that agree, and the

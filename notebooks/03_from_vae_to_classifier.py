@@ -55,6 +55,7 @@ from torch import nn
 from hybridgen_lib import attacks, data, figures, recipes, report, results
 from hybridgen_lib.attacks import L2, Linf
 from hybridgen_lib.classifier import frozen_noise
+from hybridgen_lib.measurement import paired_difference
 from hybridgen_lib.models.autoencoders import NearestPicture
 from hybridgen_lib.models.binary import binarise
 from hybridgen_lib.models.factorization import Factorization
@@ -979,6 +980,19 @@ if best == "cpu":
     for name in drawn.index:
         assert left(name, "pgd-margin", 0.4) < 0.5 < 0.7 < left(name, "fgsm", 0.4)
         assert left(name, "pgd-margin", 0.5) < 0.01 < 0.15 < left(name, "pgd", 0.5)
+
+# %%
+if best == "cpu":
+    at_3 = recorded.query(
+        "norm == 'l2' and attack == 'pgd-margin' and metric == 'accuracy'"
+    )
+    at_3 = at_3[at_3.eps == 3].set_index("model", drop=False)
+    first, second = (
+        results.outcomes_of(at_3.loc[name]) for name in ("cnn-vae-binary", "cnn-binary")
+    )
+    ahead = paired_difference(first, second, "accuracy", 3.0)
+    print(f"in l2 at 3, on the margin: cnn-vae-binary less cnn-binary {ahead}")
+    assert 0 < ahead.low < 0.02
 
 # %% [markdown]
 # ## The verdict

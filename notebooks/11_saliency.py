@@ -39,6 +39,7 @@ device = "auto"
 
 # %%
 import copy
+from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -226,6 +227,7 @@ limits = [slopes.abs().quantile(0.999).item(), so_far[-1].abs().quantile(0.99).i
 few_colours, few_greys = plt.get_cmap("RdBu_r", 21), plt.get_cmap("gray", 24)  # small PNGs
 
 
+# %% tags=["hide-input"]
 def frame(k):
     figure, axes = plt.subplots(
         1, 4, figsize=(6.8, 1.8), width_ratios=[1, 1, 1, 1.5], dpi=80
@@ -709,9 +711,14 @@ assert right > 0.97
 
 # %%
 sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]], device=device)
-edges = F.conv2d(dx, torch.stack([sobel, sobel.T])[:, None], padding=1).norm(
-    dim=1, keepdim=True
-)
+
+
+def edges(images):
+    across_and_down = torch.stack([sobel, sobel.T])[:, None]
+    return F.conv2d(images, across_and_down, padding=1).norm(dim=1, keepdim=True)
+
+
+# %%
 slope = gradient(reader, dx, dy)[1]
 others = data.as_float(decoyed.train_x[:50]).to(device)
 generator = torch.Generator().manual_seed(seed)
@@ -722,7 +729,7 @@ maps = {
     "IG from black": explain.integrated_gradients(reader, dx, dy).values,
     "gradient × image": slope * dx,
     "gradient": slope,
-    "edges (Sobel)": edges,
+    "edges (Sobel)": edges(dx),
     "noise": torch.randn(dx.shape, generator=generator).to(device),
 }
 marks = {name: explain.share_inside(values, mask).cpu() for name, values in maps.items()}
@@ -797,19 +804,16 @@ def same_places(a, b):
 # %%
 some, says = x[:50], probabilities(plain, x[:50]).argmax(1)
 about = data.as_float(fashion.train_x[:50]).to(device)
-score = {"output": "score"}
+ig = partial(explain.integrated_gradients, output="score")
+eg = partial(explain.expected_gradients, samples=50, output="score")
 makers = {
-    "IG from black": lambda m: explain.integrated_gradients(m, some, says, **score).values,
-    "expected gradients": lambda m: (
-        explain.expected_gradients(m, some, says, about, samples=50, **score).values
-    ),
-    "gradient": lambda m: torch.func.grad(lambda p: m(p).gather(1, says[:, None]).sum())(
-        some
-    ),
-    "edges (Sobel)": lambda m: F.conv2d(
-        some, torch.stack([sobel, sobel.T])[:, None], padding=1
-    ).norm(dim=1, keepdim=True),
+    "IG from black": lambda m: ig(m, some, says).values,
+    "expected gradients": lambda m: eg(m, some, says, about).values,
+    "gradient": lambda m: gradient(m, some, says)[1],
+    "edges (Sobel)": lambda m: edges(some),
 }
+
+# %%
 rows = {}
 for name, make in makers.items():
     before = make(plain)
@@ -930,6 +934,7 @@ def program(weights="right", factor="difference", pick="own"):
 bugs = [{"weights": "wrong"}, {"factor": "none"}, {"factor": "image"}, {"pick": "mixed"}]
 
 
+# %%
 def passes(explain_it):
     return None  # your code here: True or False
 
@@ -970,6 +975,7 @@ def behind(normalised):
     return plain(normalised * s + m)
 
 
+# %%
 def grey_of_zero():
     return None  # your code here: a number in [0, 1]
 
@@ -1028,6 +1034,7 @@ _ = training.fit(
 )
 
 
+# %%
 def gap_in(mode, model, x, y, steps=100):
     return None  # your code here: |gap| (B,), with model.train(mode)
 

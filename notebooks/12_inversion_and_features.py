@@ -685,6 +685,7 @@ measures = {
 }
 
 
+# %% tags=["recorded"]
 def distances(rows):
     if rows.empty:
         return results.NOT_RUN
@@ -824,6 +825,7 @@ for _ in range(25):
 walked = torch.stack(walked)
 
 
+# %%
 def kept(answer, rows):
     steps = answer(walked[:, rows], wanted_by_plain[rows])
     return gap(walked[steps, rows], wanted_by_plain[rows])
@@ -873,6 +875,7 @@ class Linear(nn.Module):
         return x.flatten(1) @ A.T
 
 
+# %%
 def check_closed_form(answer):
     end = answer(A, targets[:8], others[:8])
     torch.testing.assert_close(Linear()(end), Linear()(targets[:8]), atol=1e-4, rtol=0)
@@ -920,7 +923,16 @@ def objective_with_prior(R, wanted, weight):
 
 
 # %%
-def check_prior(answer):
+def climbed(objective):
+    """From noise, by steps that get shorter."""
+    here = noise
+    for step_size in (1.0, 0.3, 0.1):
+        here = attacks.ascend(objective, here, L2(1000), steps=60, step_size=step_size)
+    return here
+
+
+# %%
+def check_penalty(answer):
     two = torch.zeros(1, 1, 28, 28, device=device)
     two[..., 10:12, 10:14] = 1.0  # a patch of 2 x 4: 12 differences of 1
     one = torch.zeros(1, dtype=torch.long, device=device)
@@ -929,12 +941,14 @@ def check_prior(answer):
         for v in (0 * two, two)
     )
     assert (flat.item(), patch.item()) == (0, -6)
+
+
+# %%
+def check_prior(answer):
+    check_penalty(answer)
     pixels = {}
     for weight in (0.0, 0.001):
-        here = noise
-        for step_size in (1.0, 0.3, 0.1):
-            objective = answer(R["cnn"], wanted_by_plain, weight)
-            here = attacks.ascend(objective, here, L2(1000), steps=60, step_size=step_size)
+        here = climbed(answer(R["cnn"], wanted_by_plain, weight))
         now = explain.representation_gap(R["cnn"], here, targets)
         pixels[weight] = length(here - targets)
         print(

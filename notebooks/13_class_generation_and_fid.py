@@ -53,6 +53,7 @@ import torch
 from matplotlib.patches import Ellipse
 from torch import nn
 
+# %%
 from hybridgen_lib import data, figures, recipes, report, results
 from hybridgen_lib.attacks import L2
 from hybridgen_lib.classifier import jackknife_interval
@@ -304,6 +305,7 @@ def ellipse(axis, mean, S, color):
     axis.plot(*mean.tolist(), "+", color="black", ms=8)
 
 
+# %% tags=["hide-input"]
 def frame(shift, spread, degrees):
     still, moved = torch.zeros(2).double(), torch.tensor([shift, 0.0]).double()
     S = turned(spread**2 * flat, degrees)
@@ -622,6 +624,8 @@ for number in range(3):
             rows.append(
                 (eye.name, fitted, number, frechet_between(eye, drawn, test_x).value)
             )
+
+# %%
 leak = pd.DataFrame(rows, columns=["features", "fitted on", "seed", "distance"])
 leak = leak.pivot(index="seed", columns=["features", "fitted on"], values="distance")
 print(leak.round(2).to_string())

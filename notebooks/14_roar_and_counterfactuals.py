@@ -56,6 +56,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+# %%
 from hybridgen_lib import data, explain, figures, recipes, report, results, training
 from hybridgen_lib.attacks import L2, Linf, pgd
 from hybridgen_lib.classifier import frozen_noise
@@ -71,6 +72,7 @@ from hybridgen_lib.explain.roar import (
 from hybridgen_lib.measurement import kaplan_meier, outlasts
 from hybridgen_lib.reproduce.hybrid import FREE_CODE
 
+# %%
 figures.use_style()
 torch.backends.cudnn.deterministic = True  # on a GPU, too, equal calls give equal scores
 torch.backends.cudnn.allow_tf32 = False
@@ -336,6 +338,8 @@ twice = replace(
     train_x=again(decoyed.train_x, decoyed.train_y),
     test_x=again(decoyed.test_x, decoyed.test_y),
 )
+
+# %%
 without = explain.remove(twice, same_for_all(truth), planted, seed=seed)
 three = {
     "the old network, two copies": accuracy(reader, twice),
@@ -577,6 +581,8 @@ for name in names:
 table = pd.DataFrame(rows).T
 counts = dict.fromkeys(["images", "censored", "censored "], int)
 print(table.astype(counts).round(2).to_string(na_rep="not reached"))
+
+# %%
 told = outlasts(far["cnn-at-l2"], far["cnn"])
 print(
     f"cnn-at-l2 stands longer on {told.first} images, cnn on {told.second}; p = {told.p:.4f}"
@@ -660,6 +666,14 @@ words = [name.split("/")[0].replace("Ankle boot", "Boot") for name in fashion.cl
 greys, reds = plt.get_cmap("gray", 32), plt.get_cmap("RdBu_r", 21)
 
 
+def bare(axes):
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.grid(False)
+
+
+# %% tags=["hide-input"]
 def panel(i):
     figure, axes = plt.subplots(4, 5, figsize=(5.6, 4.9), dpi=75)
     for row, name in zip(axes, kind, strict=True):
@@ -675,10 +689,7 @@ def panel(i):
             row[2 + 2 * k].imshow(change, cmap=reds, vmin=-limit, vmax=limit)
             size = unit.format(found.distance[i].item())
             row[2 + 2 * k].set_title(size, fontsize=8, loc="center", pad=2)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-        axis.grid(False)
+    bare(axes)
     for axis, title in zip(axes[3], ["image", "nearest", "± 0.5", "sparse", "± 1"]):
         axis.set_xlabel(title, fontsize=8)
     return figure
@@ -728,7 +739,6 @@ told_class = explain.latent_counterfactual(one_sample(models["gfz"]), shown)
 moved_code = explain.latent_counterfactual(one_sample(gbz), shown)
 
 # %% tags=["hide-input"]
-figure, axes = plt.subplots(len(shown), 7, figsize=(7.2, 3.4))
 way = [
     explain.decode(
         one_sample(gbz),
@@ -740,6 +750,9 @@ way = [
 ]
 columns = [shown, told_class.reconstruction, told_class.images]
 columns += [None, *way]
+
+# %% tags=["hide-input"]
+figure, axes = plt.subplots(len(shown), 7, figsize=(7.2, 3.4))
 for i, row in enumerate(axes):
     for axis, column in zip(row, columns, strict=True):
         if column is not None:
@@ -748,10 +761,7 @@ for i, row in enumerate(axes):
     row[3].imshow(change, cmap=reds, vmin=-1, vmax=1)
     row[2].set_title(words[told_class.target[i]], fontsize=8, loc="center", pad=2)
     row[6].set_title(words[moved_code.target[i]], fontsize=8, loc="center", pad=2)
-for axis in axes.flat:
-    axis.set(xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
-    axis.grid(False)
+bare(axes)
 under = ["image", "gfz draws it", "as …", "difference", "gbz draws it", "half-way", "as …"]
 for axis, title in zip(axes[-1], under, strict=True):
     axis.set_xlabel(title, fontsize=8)
@@ -907,6 +917,8 @@ drops = (
     level["clean_accuracy"] - level["accuracy"] if len(level) else pd.Series(dtype=float)
 )
 drops = drops.rename("drop").reset_index()
+
+# %% tags=["recorded"]
 board = results.scoreboard(document="hybrid", chapter="14")
 table_1 = board.query("metric == 'roar' and kind == 'level'")
 printed = table_1.drop_duplicates("model").set_index("model")["value"]

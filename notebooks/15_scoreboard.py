@@ -254,10 +254,15 @@ near = (both["as_published"] - both["value"]).abs() < 0.05
 print(f"within five points of the printed number, as published: {near.mean():.0%}")
 much = both[both.value > 0.2]
 print(f"of those printed above 20 %: {near[much.index].mean():.0%}")
+print(f"from: {', '.join(sorted(set(much[near[much.index]].key.str.split('/').str[3])))}")
 fell = (much["adaptive"] < much["value"] - 0.05).mean()
 print(f"of those printed above 20 %, fallen by more than five points: {fell:.0%}")
 assert fell > 0.5
 assert near.mean() > 0.4 > 0.25 > near[much.index].mean()
+on_the_left = dots[dots.protocol == "as_published"]
+print(
+    f"dots on the left: {len(on_the_left)}, stand-ins: {(on_the_left.stand_in != '').sum()}"
+)
 assert near[both.document == "zoo"].mean() > 0.4
 assert both["adaptive"].median() < both["as_published"].median()
 

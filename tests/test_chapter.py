@@ -76,6 +76,15 @@ def executed(run_id: str):
     return notebook
 
 
+def test_pieces_of_what_a_cell_prints_are_joined_up_to_the_next_picture():
+    pieces = [("stdout", "one\n"), ("stdout", "two\n"), ("stderr", "oh\n"), None, ("stdout", "three\n")]
+    picture = new_output("display_data", {"text/plain": "a picture"})
+    outputs = [new_output("stream", name=p[0], text=p[1]) if p else picture for p in pieces]
+    outputs = clean(new_notebook(cells=[new_code_cell("1", outputs=outputs)])).cells[0].outputs
+    shown = [(output.get("name"), output.get("text")) for output in outputs]
+    assert shown == [("stdout", "one\ntwo\n"), ("stderr", "oh\n"), (None, None), ("stdout", "three\n")]
+
+
 def test_two_runs_leave_the_same_notebook():
     first, second = clean(executed("a")), clean(executed("b"))
     assert nbformat.writes(first) == nbformat.writes(second)

@@ -227,6 +227,8 @@ def test_a_surrogate_never_weakens_the_protocol():
     with pytest.raises(NoGradientError):
         evaluate_robustness(hidden, (x, y), Linf(0.2), suite)
     assert evaluate_robustness(hidden, (x, y), Linf(0.2), suite, surrogate=model)["value"].iloc[1] < 0.5
+    with pytest.raises(NoGradientError):  # a surrogate that has none is no surrogate
+        evaluate_robustness(model, (x, y), Linf(0.2), suite, surrogate=hidden)
 
 
 def test_the_seed_reaches_the_attacks_and_every_radius_has_a_source_of_its_own(monkeypatch):

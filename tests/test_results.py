@@ -150,13 +150,23 @@ def test_the_committed_rows_are_what_the_outcomes_give():
         assert item["key"]["profile"] in ("cpu", "paper")
 
 
-def test_the_committed_runs_of_a_model_are_about_the_same_weights():
+def of_other_weights(root) -> list:
+    """The files whose model had other weights than that of a file before them; older ones do not say which they had."""
+    seen, found = {}, []
+    for item in files.read(root):
+        key = tuple(item["key"][name] for name in ("data", "model", "profile", "seed"))
+        weights = item["provenance"]["settings"].get("weights")
+        if weights and seen.setdefault(key, weights) != weights:
+            found.append(str(files.file_of(item["key"])))
+    return found
+
+
+def test_the_committed_runs_of_a_model_are_about_the_same_weights(tmp_path, data):
     """A change in the order of a sum sends training elsewhere; runs from before and after it are not of one model."""
-    seen = {}
-    for item in files.read(None):
-        if weights := item["provenance"]["settings"].get("weights"):  # older files do not say
-            key = tuple(item["key"][name] for name in ("data", "model", "profile", "seed"))
-            assert seen.setdefault(key, weights) == weights, files.file_of(item["key"])
+    assert of_other_weights(None) == []
+    for attack, seed, weights in (("fgsm", 0, "a"), ("pgd", 0, "a"), ("pgd", 1, "b"), ("square", 0, "b")):
+        record(run((0.1, 0.5)), tmp_path, settings={"weights": weights}, **key(data, attack=attack, seed=seed))
+    assert [path.rpartition("-")[2] for path in of_other_weights(tmp_path)] == ["square.json"]
 
 
 # ---------------------------------------------------------------- verdicts

@@ -433,6 +433,7 @@ def test_a_killed_cell_goes_on_from_its_last_epoch(tiny, monkeypatch):
         (lambda t: linear_fill(t.test_x / 255, torch.zeros(20, 8, 8).bool()), "x must be uint8 images"),
         (lambda t: roar("cnn", "fashion-mini"), "images must be an ImageData"),
         (lambda t: remove(t.test_x, random_scores(t), 0.1), "images must be an ImageData"),
+        (lambda t: mask_images(t.test_x, random_scores(t), 0.1), "images must be an ImageData"),
         (lambda t: attributions(Constant(3), t.test_x), "images must be an ImageData"),
         (lambda t: ranked("ig", t), "model must be a torch.nn.Module"),
         (lambda t: roar("no-net", t), "name must be one of"),

@@ -212,15 +212,18 @@ class _WorstCase:
 
     def stages(self, surrogate: nn.Module | None, source: nn.Module | None):
         """Run the attacks in turn; after each yield the names so far, joined by ``+``, and how many images it was run on."""
-        attacks = {name: partial(self.by_every_gradient, getattr(self, name)) for name in ("margin_pgd", "autoattack")}
-        attacks = {"pgd": attacks["margin_pgd"], "autoattack": attacks["autoattack"], "square": lambda _: self.square()}
-        attacks["transfer"] = lambda _: self.challenge(lambda x, y: self._transfer(source, x, y))
+        attacks = {
+            "pgd": lambda: self.by_every_gradient(self.margin_pgd, surrogate),
+            "autoattack": lambda: self.by_every_gradient(self.autoattack, surrogate),
+            "square": self.square,
+            "transfer": lambda: self.challenge(partial(self._transfer, source)),
+        }
         skipped = {"autoattack": self.suite.autoattack_images == 0, "transfer": source is None}
         chain = [name for name in attacks if not skipped.get(name)]
         bar = tqdm(chain, desc=f"eps {self.ball.eps:g}", disable=None, leave=False)
         for k, name in enumerate(bar):
             bar.set_postfix_str(f"{name}, {int((self.left > 0).sum())} images left")
-            attacked = attacks[name](surrogate) if self.ball.eps > 0 else 0
+            attacked = attacks[name]() if self.ball.eps > 0 else 0
             yield "+".join(chain[: k + 1]), attacked
 
     def challenge(self, attack: Callable[[Tensor, Tensor], Tensor], first: int | None = None, ties: bool = False) -> int:
@@ -244,7 +247,7 @@ class _WorstCase:
             try:
                 attacked.append(attack(guide))
             except NoGradientError:
-                if surrogate is None:  # nothing to put in their place
+                if guide is surrogate:  # what was given must have one
                     raise
         return attacked[0]
 

@@ -264,7 +264,7 @@ def frechet_jackknife(features_a: Tensor, features_b: Tensor, groups: int = 20) 
     """The Fréchet distance of features (N, d) and (M, d), and that without group g of both, for every g: :func:`jackknife`.
 
     Where every set left has more than d images, each is merged from its groups' statistics, so that the features are gone
-    through once: 15 times as fast for 10,000 images and 128 features, and the same up to rounding.
+    through once, and the numbers are the same up to rounding.
     """
     a, b = _pair(features_a, features_b)
     cuts = _cuts(a, b, groups, 0)

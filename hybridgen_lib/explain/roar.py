@@ -143,6 +143,7 @@ def remove(
 
 def mask_images(images: ImageData, scores: tuple[Tensor, Tensor], fraction: float, seed: int = 0) -> ImageData:
     """Where :func:`remove` would remove, and nothing else: white there and black elsewhere, the same in every channel."""
+    check_data(images)
     train, test = (
         (255 * chosen[:, None].to(torch.uint8)).expand(x.shape).contiguous()
         for x, chosen in zip((images.train_x, images.test_x), _chosen(images, scores, fraction, seed), strict=True)
@@ -203,7 +204,6 @@ def _filled(pixels: np.ndarray, hole: np.ndarray, links) -> np.ndarray:
 
 
 def _chosen(images: ImageData, scores: tuple[Tensor, Tensor], fraction: float, seed: int) -> list[Tensor]:
-    check_data(images)
     shapes = [(len(x), *x.shape[2:]) for x in (images.train_x, images.test_x)]
     if len(scores) != 2 or [tuple(part.shape) for part in scores] != shapes:
         got = [tuple(part.shape) for part in scores]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hybridgen_lib.classifier import check_choice, check_number, wilson
 
-__all__ = ["METRICS", "Estimate", "Outcomes", "paired_difference"]
+__all__ = ["METRICS", "Estimate", "Outcomes", "paired_difference", "shared_rows"]
 
 METRICS = ("clean_accuracy", "accuracy", "success_rate", "accuracy_drop")
 """Accuracy before and after the attack, over all images; the attack's success rate, over correctly classified images; how far

@@ -142,18 +142,17 @@ class Survival:
             return Estimate(math.nan, math.nan, math.nan, 0)
         if metric.endswith("_reached"):
             return _paired_mean(mine.reached[rows].double() - theirs.reached[rows].double(), 1.0)
-        value, drawn = (self._apart(mine, theirs, metric, rows, w) for w in (torch.ones(1, n).double(), _resamples(n)))
+        value, drawn = (mine._ahead(theirs, metric, rows, w) for w in (torch.ones(1, n).double(), _resamples(n)))
         ends = (torch.where(drawn.isnan(), end, drawn) for end in (-torch.inf, torch.inf))
         return Estimate(_finite(value.item()), *_percentiles(*ends), n)
 
-    @staticmethod
-    def _apart(mine: Survival, theirs: Survival, metric: str, rows: Tensor, weights: Tensor) -> Tensor:
+    def _ahead(self, other: Survival, metric: str, rows: Tensor, weights: Tensor) -> Tensor:
         """The difference (R,) for each of R sets of weights; NaN where neither is reached, as it may then be anything."""
-        ours, other = (one._of(metric, rows, weights, torch.inf) for one in (mine, theirs))
-        neither = ours.isinf() & other.isinf()
+        mine, theirs = (one._of(metric, rows, weights, torch.inf) for one in (self, other))
+        neither = mine.isinf() & theirs.isinf()
         if metric.endswith(f"_to_{LEVEL}"):  # of one that is not reached, at least the limit is known
-            ours, other = ours.clamp_max(mine.limit), other.clamp_max(mine.limit)
-        return torch.where(neither, torch.nan, ours - other)
+            mine, theirs = mine.clamp_max(self.limit), theirs.clamp_max(self.limit)
+        return torch.where(neither, torch.nan, mine - theirs)
 
     def _rows(self, metric: str) -> Tensor:
         return torch.ones_like(self.right) if metric.endswith(f"_to_{LEVEL}") else self.right

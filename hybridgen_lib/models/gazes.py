@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from hybridgen_lib.classifier import StochasticClassifier, check_image_shape, check_number
 from hybridgen_lib.models.backbones import headless
+from hybridgen_lib.models.smoothing import COPIES_PER_GRADIENT
 
 __all__ = ["Gazes"]
 
 NOISE, SOFTNESS, KEPT, COPIES = 0.9, 1e-5, 0.9, 3
 """Half-width of the noise before the threshold, and how soft its step is; what a mask must exceed to keep a pixel; how many
 copies are behind a glance."""
-GLANCES_PER_PASS = 5_000
-"""Of all images together, in one gradient: memory is bounded by it."""
 PLACES = (16 / 32, 5 / 32, 27 / 32)
 """Where gazes rest, along each side: nine places in all."""
 
@@ -56,7 +55,7 @@ class Gazes(StochasticClassifier):
     @property
     def examples_per_pass(self) -> int:
         """How many images one gradient may hold, for all of their glances to have room."""
-        return max(1, GLANCES_PER_PASS // self.samples)
+        return max(1, COPIES_PER_GRADIENT // self.samples)
 
     def surrogate(self) -> Gazes:
         """The same function with every threshold replaced by its mean over the noise, which has a gradient."""

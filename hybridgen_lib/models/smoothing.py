@@ -22,12 +22,13 @@ from hybridgen_lib.classifier import (
     evaluating,
 )
 
-__all__ = ["Smoothed", "certified_radius"]
+__all__ = ["COPIES_PER_GRADIENT", "Smoothed", "certified_radius"]
 
 
 COPIES_PER_PASS = 5_000
-"""Of all images together, while votes are counted and in one gradient: 8 to 23 GB of activations of the largest networks here
-at every thousand."""
+"""Of all images together, while votes are counted."""
+COPIES_PER_GRADIENT = 1_000
+"""The same where activations are kept. A GPU must hold them, so it is fewer."""
 
 
 class Smoothed(StochasticClassifier):
@@ -54,7 +55,7 @@ class Smoothed(StochasticClassifier):
     @property
     def examples_per_pass(self) -> int:
         """How many images one gradient may hold, for all of their copies to have room."""
-        return max(1, COPIES_PER_PASS // self.samples)
+        return max(1, COPIES_PER_GRADIENT // self.samples)
 
     def noisy(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """K noisy copies of every image: (K, B, channels, H, W)."""
