@@ -17,15 +17,9 @@ from hybridgen_lib.attacks import L2
 from hybridgen_lib.data import as_float
 from hybridgen_lib.explain.attribution import expected_gradients, integrated_gradients
 from hybridgen_lib.explain.frechet import frechet_distance
-from hybridgen_lib.explain.synthesis import (
-    activating,
-    generate_class,
-    invert,
-    normal_draws,
-    representation,
-    representation_gap,
-    visualize_feature,
-)
+from hybridgen_lib.explain.inversion import invert, representation_gap
+from hybridgen_lib.explain.representation import activating, representation
+from hybridgen_lib.explain.synthesis import generate_class, normal_draws, visualize_feature
 from hybridgen_lib.models.backbones import resnet
 from hybridgen_lib.recipes import RECIPES, recipe_of, trained
 

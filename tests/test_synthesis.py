@@ -17,15 +17,9 @@ from torch import nn
 from hybridgen_lib import recipes
 from hybridgen_lib.attacks import L2, Linf
 from hybridgen_lib.classifier import frozen_noise
-from hybridgen_lib.explain.synthesis import (
-    activating,
-    generate_class,
-    invert,
-    normal_draws,
-    representation,
-    representation_gap,
-    visualize_feature,
-)
+from hybridgen_lib.explain.inversion import invert, representation_gap
+from hybridgen_lib.explain.representation import activating, representation
+from hybridgen_lib.explain.synthesis import generate_class, normal_draws, visualize_feature
 from hybridgen_lib.models.backbones import AlexNet, Vgg, WideResNet, headless, resnet
 from hybridgen_lib.models.bottleneck import Bottleneck
 from hybridgen_lib.models.deep_bayes import deep_bayes

@@ -15,7 +15,7 @@ from torch import Tensor
 from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.classifier import check_number
 
-__all__ = ["NoGradientError", "Objective", "ascend"]
+__all__ = ["NoGradientError", "Objective", "ascend", "check_climb"]
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """``objective(x, rows) -> (values, finished)``: for the images ``x`` (b, ...), which are rows ``rows`` (b,) of the batch,
@@ -56,8 +56,7 @@ def ascend(
     Raises:
         ValueError: if a number is out of range, the objective has no gradient in x, or a gradient is not finite.
     """
-    check_number(steps, "steps", low=0, integer=True)
-    check_number(step_size, "step_size", low=0)
+    check_climb(ball, steps, step_size)
     check_number(draws, "draws", low=1, integer=True)
     centre, here = x.detach(), (x if start is None else start).detach()
     climbed, active = here.clone(), torch.arange(len(x), device=x.device)  # where all images are; the rows that still climb
@@ -72,6 +71,14 @@ def ascend(
         here = here if bounds is None else here.clamp(*bounds)
     climbed[active] = here
     return climbed
+
+
+def check_climb(ball: Ball, steps: int, step_size: float) -> None:
+    """``ValueError`` that names the argument, for whoever has work to do before the climb."""
+    if not isinstance(ball, Ball):
+        raise ValueError(f"ball must be L2(eps) or Linf(eps), got {ball!r}")
+    check_number(steps, "steps", low=0, integer=True)
+    check_number(step_size, "step_size", low=0)
 
 
 def _gradient(objective: Objective, x: Tensor, rows: Tensor, draws: int, size: int) -> tuple[Tensor, Tensor | None]:

@@ -29,17 +29,10 @@ from hybridgen_lib.explain.frechet import (
     jackknife,
     kernel_distance,
 )
+from hybridgen_lib.explain.inversion import Inversion, invert, representation_gap
+from hybridgen_lib.explain.representation import activating, representation
 from hybridgen_lib.explain.roar import remove, roar
-from hybridgen_lib.explain.synthesis import (
-    Inversion,
-    activating,
-    generate_class,
-    invert,
-    normal_draws,
-    representation,
-    representation_gap,
-    visualize_feature,
-)
+from hybridgen_lib.explain.synthesis import generate_class, normal_draws, visualize_feature
 
 __all__ = [
     "Attribution",

@@ -28,14 +28,9 @@ from hybridgen_lib.data import ImageData, as_float
 from hybridgen_lib.explain.attribution import expected_gradients, integrated_gradients, smoothness
 from hybridgen_lib.explain.extractors import Extractor, extract, inception, network_extractor
 from hybridgen_lib.explain.frechet import frechet_jackknife
-from hybridgen_lib.explain.synthesis import (
-    generate_class,
-    invert,
-    normal_draws,
-    representation,
-    representation_gap,
-    visualize_feature,
-)
+from hybridgen_lib.explain.inversion import invert, representation_gap
+from hybridgen_lib.explain.representation import representation
+from hybridgen_lib.explain.synthesis import generate_class, normal_draws, visualize_feature
 from hybridgen_lib.measurement import SetDistances, Values
 from hybridgen_lib.reproduce.jobs import REAL, Document, Job, Measurement, Part
 from hybridgen_lib.results import Sheet
