@@ -32,6 +32,7 @@ __all__ = [
     "check_model",
     "check_number",
     "check_scores",
+    "check_sizes",
     "deterministic",
     "evaluating",
     "frozen_noise",
@@ -221,6 +222,12 @@ def check_number(value: float, name: str, *, low: float = -math.inf, high: float
         allowed = f"{kind} in [{low}, {high}]" if math.isfinite(high) else f"{kind} >= {low}"
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
     return int(value) if integer else value
+
+
+def check_sizes(**sizes: int) -> None:
+    """``ValueError`` that names the argument unless each size of a layer or a code is an integer, 1 or more."""
+    for name, size in sizes.items():
+        check_number(size, name, low=1, integer=True)
 
 
 def check_choice(value: str, name: str, allowed) -> str:

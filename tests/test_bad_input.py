@@ -22,12 +22,13 @@ from hybridgen_lib.evaluation import (
     smallest_outcomes,
 )
 from hybridgen_lib.measurement import Outcomes
+from hybridgen_lib.models.autoencoders import conditional_vae
 from hybridgen_lib.models.backbones import FeatureTap, Vgg
 from hybridgen_lib.models.bottleneck import Bottleneck
-from hybridgen_lib.models.deep_bayes import deep_bayes_on_features
+from hybridgen_lib.models.deep_bayes import deep_bayes, deep_bayes_on_features
 from hybridgen_lib.models.factorization import Factorization
 from hybridgen_lib.models.gazes import Gazes
-from hybridgen_lib.models.hybrid import causal_head
+from hybridgen_lib.models.hybrid import causal_head, deep_cama
 from hybridgen_lib.models.smoothing import Smoothed, certified_radius
 from hybridgen_lib.results import claim_verdict, number_verdict, order_verdict
 from hybridgen_lib.training import (
@@ -296,6 +297,12 @@ def test_smallest_outcomes(change, name):
         (lambda: HEAD().do(x1=0), "variable"),
         (lambda: HEAD().with_samples(0), "samples"),
         (lambda: deep_bayes_on_features("gfz", torch.nn.Flatten(), (1, 28, 28), 10), "name"),
+        (lambda: deep_bayes_on_features("gbz", torch.nn.Flatten(), (1, 28, 28), 10, code=0), "code"),
+        (lambda: deep_bayes("gfz", (1, 28), 10), "image_shape"),
+        (lambda: deep_bayes("gfz", (1, 28, 28), 10, code=0), "code"),
+        (lambda: deep_bayes("dfx", (1, 28, 28), 1.5), "classes"),
+        (lambda: conditional_vae((1, 28, 28), 10, hidden=8, code=-1, samples=2), "code"),
+        (lambda: deep_cama((1, 28, 28), 10, manipulation=0), "manipulation"),
         (lambda: negative_elbo(warm_up=1.5), "warm_up"),
         (lambda: negative_elbo(pressure=-1), "pressure"),
         (lambda: shifted_and_mirrored(negative_elbo(), 0.5), "pixels"),

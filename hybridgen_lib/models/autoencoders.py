@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from hybridgen_lib.classifier import StochasticClassifier, check_choice, check_number
+from hybridgen_lib.classifier import StochasticClassifier, check_choice, check_image_shape, check_number, check_sizes
 from hybridgen_lib.models.binary import BinaryLatentVariableClassifier
 from hybridgen_lib.models.deep_bayes import GUIDE, deep_bayes_network
 from hybridgen_lib.models.factorization import DEEP_BAYES
@@ -52,6 +52,9 @@ def conditional_vae(
     image_shape: tuple[int, int, int], classes: int, *, hidden: int, code: int, samples: int
 ) -> LatentVariableClassifier:
     """The conditional VAE of dense networks, scored like any other latent-variable classifier; K = ``samples``."""
+    check_image_shape(image_shape)
+    check_sizes(hidden=hidden, code=code)
+    check_number(classes, "classes", low=2, integer=True)
     networks = {
         "p(y)": UniformClasses(classes),
         "p(z)": StandardNormal(code),

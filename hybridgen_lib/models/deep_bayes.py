@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from hybridgen_lib.classifier import check_choice
+from hybridgen_lib.classifier import check_choice, check_image_shape, check_number, check_sizes
 from hybridgen_lib.models.backbones import features_of
 from hybridgen_lib.models.factorization import DEEP_BAYES
 from hybridgen_lib.models.latent import LatentVariableClassifier
@@ -55,6 +55,9 @@ def deep_bayes_network(
     factor: str, image_shape: tuple[int, int, int], classes: int, width: int, hidden: int, code: int, deep: bool = False
 ) -> nn.Module:
     """The module for one factor such as ``"p(x|z,y)"``. ``deep`` gives p(y|z) a second hidden layer, as GBZ has there."""
+    check_image_shape(image_shape)
+    check_sizes(width=width, hidden=hidden, code=code)
+    check_number(classes, "classes", low=2, integer=True)
 
     def trunk() -> ConvTrunk:
         return ConvTrunk(image_shape, width, hidden)
@@ -90,6 +93,8 @@ def deep_bayes_on_features(
     the sizes of the code released with Deep Bayes for CIFAR-10.
     """
     formula = DEEP_BAYES[check_choice(name, "name", ON_FEATURES)].replace("x", "x2")
+    check_sizes(hidden=hidden, code=code)
+    check_number(classes, "classes", low=2, integer=True)
     guide, features = GUIDE.replace("x", "x2"), features_of(tap, image_shape)
     networks = {
         "p(z)": lambda: StandardNormal(code),

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from hybridgen_lib.classifier import check_choice, check_number
+from hybridgen_lib.classifier import check_choice, check_number, check_sizes
 from hybridgen_lib.models.backbones import features_of
 from hybridgen_lib.models.latent import LatentVariableClassifier
 from hybridgen_lib.models.networks import (
@@ -113,8 +113,8 @@ def causal_head(
             parameterized by mean and standard deviation" may be read.
         weight: ``"full"``, or ``"published"`` for :class:`PublishedWeight`.
     """
-    for name, size in {"hidden": hidden, "code": code, "manipulation": manipulation}.items():
-        check_number(size, name, low=1, integer=True)
+    check_sizes(hidden=hidden, code=code, manipulation=manipulation)
+    check_number(classes, "classes", low=2, integer=True)
     check_number(pixel_sigma, "pixel_sigma", low=1e-6)
     check_number(feature_sigma, "feature_sigma", low=1e-6)
     learned = check_choice(scales, "scales", ("fixed", "learned")) == "learned"
@@ -149,6 +149,8 @@ def deep_cama(
     The authors' code was not found; `hybrid` says nothing of its sizes. Convolutions 5x5 of stride 2 stand in for theirs of
     3x3 with pooling, and Normal pixels for Bernoulli ones, so that it differs from the other models here by its graph alone.
     """
+    check_sizes(width=width, hidden=hidden, code=code, manipulation=manipulation)
+    check_number(classes, "classes", low=2, integer=True)
     seen = {"x": hidden, "y": classes, "m": manipulation}
     networks = {
         "p(z)": StandardNormal(code),

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, OneHotCategorical
 
-from hybridgen_lib.classifier import check_image_shape, check_number
+from hybridgen_lib.classifier import check_image_shape, check_number, check_sizes
 from hybridgen_lib.models.pixels import DEEP_BAYES_SIGMA, NormalPixels
 from hybridgen_lib.models.vectors import NormalFeatures
 
@@ -41,8 +41,7 @@ class ConvTrunk(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], width: int = 64, hidden: int = 500):
         super().__init__()
         channels, height, rows = check_image_shape(image_shape)
-        check_number(width, "width", low=1, integer=True)
-        check_number(hidden, "hidden", low=1, integer=True)
+        check_sizes(width=width, hidden=hidden)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(c, width, kernel_size=5, stride=2, padding=2) for c in (channels, width, width)
         )
@@ -62,7 +61,7 @@ class DenseTrunk(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], hidden: int = 500):
         super().__init__()
-        check_number(hidden, "hidden", low=1, integer=True)
+        check_sizes(hidden=hidden)
         self.dense = nn.Linear(math.prod(check_image_shape(image_shape)), hidden)
 
     def forward(self, x: Tensor) -> Tensor:
