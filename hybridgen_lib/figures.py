@@ -58,15 +58,16 @@ def image_grid(
     for name, given, needed in (("titles", titles, len(pictures)), ("row_titles", row_titles, rows)):
         if given is not None and len(given) != needed:
             raise ValueError(f"{name} must have {needed} entries, got {len(given)}")
-    height = 0.78 + (0.2 if titles is not None else 0)
-    figure, axes = plt.subplots(rows, columns, figsize=(0.78 * columns, height * rows), squeeze=False)
+    named = sum(any((titles or ())[row * columns : (row + 1) * columns]) for row in range(rows))  # they need room above
+    size = (0.78 * columns, 0.78 * rows + 0.2 * named)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="compressed", squeeze=False)
     for k, axis in enumerate(axes.flat):
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
         axis.grid(False)
         if k < len(pictures):
             axis.imshow(pictures[k], cmap="gray", vmin=0, vmax=1)
-        if titles is not None and k < len(pictures):
+        if titles is not None and k < len(pictures) and titles[k]:
             axis.set_title(titles[k], fontsize=7, loc="center", pad=2)
         if row_titles is not None and k % columns == 0:
             axis.set_ylabel(row_titles[k // columns], fontsize=8, rotation=0, ha="right", va="center")

@@ -676,7 +676,8 @@ for number in sorted(recorded.seed.unique()) or [0]:
 # images in three at 0.1; the document has "0.5 accuracy". VGG16 keeps none at 0.05. So one head of four, the one with *our*
 # small code, comes near the document's curve, on other images and with another network. The others lose 21 to 38 points
 # under FGSM at 0.2, and none of the four keeps 0.8 under PGD at 0.05, as the document has it. Nor does VGG16 fall below 0.2
-# by 0.05 under FGSM: it keeps 37 %, and DBX 50. And in the lower row the same weights have lost almost everything at 0.05.
+# by 0.05 under FGSM: it keeps 37 %, and DBX 50. And in the lower row the same weights have lost almost everything at 0.05,
+# in $\ell_\infty$ and by the root mean square.
 #
 # The deep heads show the same in other proportions. FGSM takes a fifth of their images at the first step, and then no more up
 # to 0.2. Under PGD on the cross-entropy a deep head keeps 46 % at 0.1, and 24 with the small code. So with the large code the
@@ -684,9 +685,10 @@ for number in sorted(recorded.seed.unique()) or [0]:
 # only GBY stays clear of VGG16, with 35 % at 0.05. On the margin there is nothing to order: whatever stands on features keeps a
 # few images in a hundred at 0.05, and none at 0.1.
 #
-# Now find Deep CAMA, which draws pixels and knows no features. Its lines are nearly the same in both rows. On the margin it
-# keeps 65 % at 0.05 and 43 % at 0.1, where the others have a few in a hundred, and none. The document counts it among the
-# baselines that its own model outperforms.
+# Now find Deep CAMA, which draws pixels and knows no features. Its lines are nearly the same in both rows, by every reading.
+# On the margin it keeps 65 % at 0.05 and 43 % at 0.1, where the others have a few in a hundred, and none. The whole protocol
+# takes no more of it: 67 %, of twice as many images, and 46. The document counts it among the baselines that its own model
+# outperforms.
 
 # %% tags=["recorded"]
 left = partial(report.left, recorded)
@@ -725,6 +727,10 @@ if best == "cpu":
 # $\ell_\infty$, or as the root mean square of the pixels, nothing is left of it at 0.05. On Fashion-MNIST, then, the
 # printed reading does not fit. CIFAR-10 has not been run, and another scale of the inputs, which the document does not
 # give, would fit as well.
+#
+# Even in a ball as small as that, the rows part. At 0.2 the heads keep up to 21 points more than VGG16 under the cross-entropy.
+# On the margin whatever stands on features keeps 48 to 55 %, and VGG16 has 48. Deep CAMA, whose clean accuracy is the lowest,
+# keeps 74.
 
 # %% tags=["recorded"]
 if best == "cpu":
@@ -732,6 +738,16 @@ if best == "cpu":
     printed = of_vgg[(of_vgg.reading == READINGS["l2"]) & (of_vgg.eps == 0.05)].value.mean()
     by_rms = of_vgg[(of_vgg.reading == READINGS["rms"]) & (of_vgg.eps > 1.3)].value.max()
     assert printed > 0.75 > 0.02 > by_rms
+    last = recorded.query("metric == 'accuracy' and norm == 'l2' and eps == 0.2")
+    last = last.pivot_table("value", "model", "attack")
+    assert (last.pgd - last.pgd["vgg16"])[[*heads, *family[-2:]]].between(0.05, 0.22).all()
+    assert last["pgd-margin"][["vgg16", *on_features]].between(0.475, 0.555).all()
+    assert last.min(axis=1)["cama"] > 0.7
+    middle = recorded[
+        (recorded.reading == READINGS["rms"]) & (recorded.metric == "accuracy")
+    ]
+    middle = middle[middle.eps.between(1.39, 1.41)].pivot_table("value", "model", "attack")
+    assert middle["pgd-margin"][on_features].max() < 0.02 < 0.2 < middle.pgd[small]
 
 # %% [markdown]
 # And what falls to which attack of the protocol, in the order in which they come.
@@ -741,9 +757,9 @@ taken = report.stages(recorded)
 _ = report.survivors(taken[taken.eps < 0.15])  # at 0.2 and 0.3 it looks as at 0.1
 
 # %% [markdown]
-# Of the heads one image in twenty is left at 0.05, or none, and none from 0.1 on; as of VGG16, DBX, GBZ and GBY. (Deep
-# CAMA: not yet run at full scale.) All of it falls to the first attack, PGD on the margin. AutoAttack, random search and
-# the backbone's images find nothing more to take.
+# Of the heads one image in twenty is left at 0.05, or none, and none from 0.1 on; as of VGG16, DBX, GBZ and GBY. All of it
+# falls to the first attack, PGD on the margin. AutoAttack, random search and the backbone's images find next to nothing more,
+# even of Deep CAMA, where much is left to take: it keeps 67, 46, 9 and 1 % at 0.05, 0.1, 0.2 and 0.3.
 
 # %% tags=["recorded"]
 four_heads = [name for name in family if name.startswith("hybrid")]
@@ -752,6 +768,12 @@ if best == "cpu":
     for name in four_heads:
         assert left(name, "worst-case", 0.05) < 0.1
         assert max(left(name, "worst-case", eps) for eps in (0.1, 0.2, 0.3)) < 0.01
+    whole = [left("cama", "worst-case", eps) for eps in (0.05, 0.1, 0.2, 0.3)]
+    assert min(whole[0] - 0.6, whole[1] - 0.4, 0.15 - whole[2], 0.02 - whole[3]) > 0
+    found = recorded[(recorded.protocol == "adaptive") & (recorded.reading == "")]
+    found = found[found.metric == "accuracy"]
+    found = found.pivot_table("value", ["model", "eps"], "attack")
+    assert (found["pgd"] - found["worst-case"]).max() < 0.01
 
 # %% [markdown]
 # ## What decides
@@ -783,40 +805,72 @@ ablation = pd.DataFrame(cells, dtype=object).rename_axis("change").fillna(result
 ablation if len(ablation) else results.NOT_RUN
 
 # %% [markdown]
-# Nothing resists. Whatever is changed, the margin leaves at most eight images in a hundred. What the changes decide is
-# something else: how well the cross-entropy is blinded, and in three rows the accuracy.
+# Nothing resists. On the margin all but two heads keep at most eight images in a hundred at 0.05. What the changes decide is
+# something else: how well the cross-entropy is blinded, and in four rows the accuracy.
 #
 # - **Length.** "350 iterations" by the letter are far too few: 56 % of clean images. And this head, which has learned
-#   little, is the only one that hides nothing, with 5 % under either attack. Twice our 60 epochs gain a point of accuracy,
-#   and hide more: 53 % instead of 42.
+#   little, hides nothing, with 5 % under either attack. Twice our 60 epochs gain a point of accuracy, and hide more: 53 %
+#   instead of 42.
 # - **Pressure** decides how robust a head *looks*. With the large code and the pressure alone, PGD on the cross-entropy leaves 77 %
 #   at 0.05, more than anything else in this chapter, and 69 % at 0.1. The size of the code, from 16 to 128, changes next to nothing.
-# - **Scales.** A sigma for every output costs seven points of accuracy, and a narrow one for the features, 0.25, eight. A wide one,
-#   2, gains a point. The pixels' sigma hardly counts.
-# - **K and m.** One sample or ten is all the same. And $m$, trained or not, weighed in full or as published, makes no
+# - **The features' sigma.** A wide one, 2, takes the appearance away: the shallow head falls from 42 to 22 %, with the small code
+#   from 71 to 19, the deep one from 54 to 13. The lead that features give to a class goes with one over the square of sigma,
+#   and where it is small the cross-entropy finds its way. On the deep tap both attacks now leave the same, 13 %, and the margin
+#   five at 0.1. So of all heads that were trained to the end, this one keeps most and looks weakest. It costs no accuracy. A
+#   narrow sigma, 0.25, costs up to eight points of it, and a learned one for every output seven.
+# - **The pixels' sigma** hardly counts on the shallow tap. On the deep one a change to either side takes some twenty points
+#   of what the cross-entropy leaves, and nothing that was real.
+# - **K and m.** One sample, ten or thirty are all the same. And $m$, trained or not, weighed in full or as published, makes no
 #   difference, unless a head that was trained with $m$ is asked without it.
 #
-# So the number that the document does not print, how hard the code is pressed in training, is worth 35 points of apparent robustness,
-# and none of real one.
+# So two numbers that the document does not print, how hard the code is pressed in training and how wide the features' sigma is,
+# decide how robust a head looks: from 13 to 77 %. Of these, 13 and 2 % are really there.
+
+
+# %% tags=["recorded"]
+def unchanged(name):
+    """The head from which this one differs by one change: with the large code, or with the small one."""
+    head, _, change = name.partition("@")
+    free = set(FREE_CODE.split(",")) < set(change.split(","))
+    return f"{head}@{FREE_CODE}" if free else head
+
+
+levels = {title: part.set_index("model").value for title, part in columns.items()}
+levels = pd.DataFrame(levels)
+if best == "cpu":
+    apart = levels - levels.loc[map(unchanged, levels.index)].to_numpy()
+    shallow = apart[apart.index.str.startswith("hybrid-shallow@")]
+    shallow.index = shallow.index.str.removeprefix("hybrid-shallow@")
+    deep = apart.loc[[f"hybrid-deep@{s}" for s in ("pixel_sigma=0.25", "pixel_sigma=2")]]
+    wide = levels.filter(like="feature_sigma=2", axis=0)
 
 # %% tags=["recorded"]
 if best == "cpu":
-    levels = {title: part.set_index("model").value for title, part in columns.items()}
-    levels = pd.DataFrame(levels)
-    apart = levels - levels.loc["hybrid-shallow"]  # from the head that was not changed
-    apart.index = apart.index.str.removeprefix("hybrid-shallow@")
-    assert levels["margin PGD"].max() < 0.08
+    assert levels["margin PGD"].nlargest(3).iloc[[0, 2]].gt([0.1, 0.08]).tolist() == [
+        True,
+        False,
+    ]
+    assert levels["margin PGD"].idxmax() == "hybrid-deep@feature_sigma=2"
     brief, trained_m = (
         levels.loc[f"hybrid-shallow@{c}"] for c in ("epochs=5", "training_m=sampled")
     )
     assert brief["clean"] < 0.6
     assert brief[["PGD", "margin PGD"]].max() < 0.06
-    assert apart.PGD["pressure=4"] > 0.3
-    assert apart.PGD[[f"code={n}" for n in (16, 32, 64)]].abs().max() < 0.1
-    assert apart.PGD[["samples=1", "weight=published"]].abs().max() < 0.05
-    assert apart.clean[["scales=learned", "feature_sigma=0.25"]].max() < -0.05
-    assert apart.clean["weight=published"] < 0.01
+    assert shallow.PGD["pressure=4"] > 0.3
+    assert shallow.PGD[[f"code={n}" for n in (16, 32, 64)]].abs().max() < 0.1
+    assert shallow.PGD[["samples=1", "samples=30", "weight=published"]].abs().max() < 0.05
+    assert shallow.PGD[shallow.index.str.contains("pixel")].abs().max() < 0.08
     assert trained_m["clean, m = 0"] < trained_m["clean"] - 0.03
+
+# %% tags=["recorded"]
+if best == "cpu":
+    assert shallow.clean[["scales=learned", "feature_sigma=0.25"]].max() < -0.05
+    assert shallow.clean["weight=published"] < 0.01
+    assert apart.loc[wide.index].PGD.max() < -0.18
+    assert apart.loc[wide.index].clean.abs().max() < 0.015
+    assert (wide.PGD - wide["margin PGD"]).loc["hybrid-deep@feature_sigma=2"] < 0.02
+    assert deep.PGD.between(-0.3, -0.15).all()
+    assert deep["margin PGD"].max() < 0.02
 
 # %% [markdown]
 # ## The verdict
@@ -857,9 +911,12 @@ with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
     display(report.verdicts(board, in_words))
 
 # %% [markdown]
-# What stands: VGG16 and DBX fall, as the document says (in $\ell_2$ as printed they do not), and deep is more accurate than
-# shallow. What does not: each bound on what the hybrid keeps, once the attack is on the margin, and "shallow keeps more
-# than deep", under either attack.
+# What stands: VGG16 and DBX fall, as the document says, and deep is more accurate than shallow. By the document's own attack in
+# $\ell_\infty$ GBZ and GBY keep more than VGG16 and DBX, too; on the margin that is undecided. What does not stand: in $\ell_\infty$
+# each bound on what the hybrid keeps, once the attack is on the margin, and "shallow keeps more than deep", under either attack.
+#
+# In $\ell_2$ as printed the hybrid does keep more than half at 0.1, under any attack we have. So does VGG16, with 67 %. In such a
+# ball nobody falls, VGG16 and DBX included, and no order is decided.
 #
 # And beside it, whether to trust the attacks: the masking report of every model at 0.05, on those of its first images that
 # it gets right (of 20 for a model that samples, of 100 for VGG16). A `warn` or `fail` names the sign of chapter 07 that the
