@@ -730,7 +730,7 @@ if best == "cpu":
 #
 # Even in a ball as small as that, the rows part. At 0.2 the heads keep up to 21 points more than VGG16 under the cross-entropy.
 # On the margin whatever stands on features keeps 48 to 55 %, and VGG16 has 48. Deep CAMA, whose clean accuracy is the lowest,
-# keeps 74.
+# keeps 75.
 
 # %% tags=["recorded"]
 if best == "cpu":
@@ -769,7 +769,10 @@ if best == "cpu":
         assert left(name, "worst-case", 0.05) < 0.1
         assert max(left(name, "worst-case", eps) for eps in (0.1, 0.2, 0.3)) < 0.01
     whole = [left("cama", "worst-case", eps) for eps in (0.05, 0.1, 0.2, 0.3)]
-    assert min(whole[0] - 0.6, whole[1] - 0.4, 0.15 - whole[2], 0.02 - whole[3]) > 0
+    assert whole[0] > 0.6
+    assert whole[1] > 0.4
+    assert whole[2] < 0.15
+    assert whole[3] < 0.02
     found = recorded[(recorded.protocol == "adaptive") & (recorded.reading == "")]
     found = found[found.metric == "accuracy"]
     found = found.pivot_table("value", ["model", "eps"], "attack")
@@ -846,11 +849,11 @@ if best == "cpu":
 
 # %% tags=["recorded"]
 if best == "cpu":
-    assert levels["margin PGD"].nlargest(3).iloc[[0, 2]].gt([0.1, 0.08]).tolist() == [
-        True,
-        False,
-    ]
+    assert (levels["margin PGD"] > 0.08).sum() == 2
+    assert levels["margin PGD"].max() > 0.1
     assert levels["margin PGD"].idxmax() == "hybrid-deep@feature_sigma=2"
+    to_the_end = levels.drop("hybrid-shallow@epochs=5")
+    assert to_the_end.PGD.idxmin() == "hybrid-deep@feature_sigma=2"
     brief, trained_m = (
         levels.loc[f"hybrid-shallow@{c}"] for c in ("epochs=5", "training_m=sampled")
     )
