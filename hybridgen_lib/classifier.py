@@ -8,6 +8,7 @@ every explanation of this book, and unwrapped in Foolbox, torchattacks and Captu
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "IMAGES_PER_PASS",
     "SCORE_KINDS",
     "Classifier",
     "StochasticClassifier",
@@ -43,6 +45,9 @@ __all__ = [
 
 SCORE_KINDS = ("log_joint", "log_conditional", "logit", "energy")
 """What a score is: an estimate of log p(x, y=c); log p(y=c|x); a logit; a negative energy (larger is likelier)."""
+
+IMAGES_PER_PASS = 500
+"""How many images are taken at once where a gradient is asked for, so that memory does not grow with the data set."""
 
 
 @runtime_checkable
@@ -120,8 +125,25 @@ def is_stochastic(model: nn.Module) -> bool:
 
 
 def ask(model: nn.Module, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """The scores of any model: one with noise of its own draws it from ``generator``, by default from its own source."""
-    return model(x, generator=generator) if is_stochastic(model) else model(x)
+    """The scores of any model: one with noise of its own draws it from ``generator``, by default from its own source.
+
+    Inside a wrapper that takes no generator, as ``nn.Sequential`` is one, the parts with noise draw from it all the same.
+    """
+    if generator is None or not is_stochastic(model):
+        return model(x)
+    if "generator" in inspect.signature(model.forward).parameters:
+        return model(x, generator=generator)
+    parts = [m for m in model.modules() if isinstance(m, StochasticClassifier)]
+    if not parts:
+        raise ValueError(f"model must take a generator, as it says that it is stochastic; {type(model).__name__} does not")
+    before = [m._source for m in parts]
+    try:
+        for m in parts:
+            m._source = generator
+        return model(x)
+    finally:
+        for m, source in zip(parts, before, strict=True):
+            m._source = source
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hybridgen_lib import classifier
 from hybridgen_lib.classifier import (
     StochasticClassifier,
+    ask,
     bootstrap_interval,
     check_images,
     check_labels,
@@ -167,3 +168,37 @@ def test_bootstrap_is_seeded_and_as_wide_as_theory_says():
 
 def test_public_names_exist():
     assert all(hasattr(classifier, name) for name in classifier.__all__)
+
+
+class Randomly(StochasticClassifier):
+    def forward(self, x, generator=None):
+        return self.noise(1, len(x), 3, x, generator)[0]
+
+
+def test_noise_inside_a_wrapper_comes_from_the_callers_generator_and_the_parts_own_source_stays():
+    inner, x = Randomly(), torch.rand(2, 1, 4, 4)
+    wrapped = torch.nn.Sequential(torch.nn.Identity(), inner)
+    own = inner(x)
+    expected = inner(x, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(ask(wrapped, x, torch.Generator().manual_seed(5)), expected)
+    fresh = Randomly()
+    assert torch.equal(own, fresh(x))
+    assert torch.equal(ask(wrapped, x), fresh(x))  # the second draw of either
+    with frozen_noise(wrapped, 3):
+        assert torch.equal(*(ask(wrapped, x, torch.Generator().manual_seed(k)) for k in (1, 2)))
+
+
+def test_a_wrapper_that_fails_gives_the_parts_own_source_back():
+    inner = Randomly()
+    inner(torch.rand(1, 1, 1, 1))
+    source = inner._source
+    with pytest.raises(RuntimeError):
+        ask(torch.nn.Sequential(inner, torch.nn.Linear(2, 2)), torch.rand(1, 1, 1, 1), torch.Generator())
+    assert inner._source is source
+
+
+def test_a_model_that_is_random_by_its_own_word_must_take_a_generator():
+    model = torch.nn.Linear(1, 1)
+    model.stochastic = True
+    with pytest.raises(ValueError, match="model must take a generator"):
+        ask(model, torch.rand(1, 1), torch.Generator())

@@ -438,3 +438,13 @@ def test_a_tie_that_the_label_wins_is_not_a_success(kind):
     assert torch.equal(square(Constant(3), x, y, kind(0.1), queries=20), x)
     if kind is Linf:  # in l2 Square's patterns leave the mean where it is
         assert accuracy(Votes(), square(Votes(), x, y, Linf(0.4)), y) == 0
+
+
+@pytest.mark.parametrize("attack", [*BOTH, partial(autoattack, version="rand")])
+@pytest.mark.parametrize("kind", [Linf, L2])
+def test_how_images_lie_in_memory_changes_nothing(attack, kind, short):
+    model = net(classes=4)
+    x, y = batch(model)
+    stretched = torch.stack([x, x], -1)[..., 0]
+    assert not stretched.is_contiguous()
+    assert torch.equal(attack(model, stretched, y, kind(0.2)), attack(model, x, y, kind(0.2)))

@@ -7,7 +7,9 @@ import torch
 from fixtures_models import Noisy, images, small_cnn
 from torch import nn
 
+from hybridgen_lib import evaluation
 from hybridgen_lib.attacks import L2, Linf, fgm, fgsm, pgd, smallest_blur, smallest_contrast_linear, within
+from hybridgen_lib.attacks import gradient as attacks_by_gradient
 from hybridgen_lib.classifier import frozen_noise
 from hybridgen_lib.data import load
 from hybridgen_lib.evaluation import accuracy_curve, adaptive_pgd, attack_outcomes, fraction_right, smallest_outcomes
@@ -189,3 +191,20 @@ def test_one_search_for_all_radii_is_a_search_for_each(attack, project):
     assert torch.equal(one.right, each.right)
     if project is not None or attack is smallest_contrast_linear:  # a blur that fools is longer than 0.3
         assert one.right[2].mean() < one.clean.mean()
+
+
+def test_a_search_in_one_norm_is_not_projected_onto_a_ball_of_the_other():
+    with pytest.raises(ValueError, match="project must be Linf, the norm of the attack's distances, got L2"):
+        smallest_outcomes(small_cnn(), images(4), partial(smallest_contrast_linear, steps=10), [0.5], project=L2)
+
+
+def test_more_images_than_a_pass_holds_are_judged_and_attacked_as_few_are(monkeypatch):
+    model, (x, y), largest = small_cnn(), images(60), []
+    whole = fraction_right(model, x, y), pgd(model, x, y, Linf(0.05), steps=3)
+    for module in (attacks_by_gradient, evaluation.outcomes):
+        monkeypatch.setattr(module, "IMAGES_PER_PASS", 7)
+    handle = model.register_forward_hook(lambda module, seen, scores: largest.append(len(scores)))
+    assert torch.equal(fraction_right(model, x, y), whole[0])
+    torch.testing.assert_close(pgd(model, x, y, Linf(0.05), steps=3), whole[1], rtol=0, atol=1e-6)
+    handle.remove()
+    assert max(largest) == 14  # of what is only judged; 7 where a gradient is asked for

@@ -397,3 +397,10 @@ def test_a_wish_for_small_passes_is_heard_and_none_is_no_wish(short):
         model.examples_per_pass = wish
         found = masking_report(model, data, Linf(0.1))
         pd.testing.assert_frame_equal(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_caller_may_have_switched_gradients_off(short):
+    model = net()
+    with torch.no_grad():
+        off = masking_report(model, batch(model), Linf(0.1))
+    assert off.equals(masking_report(model, batch(model), Linf(0.1)))

@@ -109,7 +109,7 @@ FOOLS = {"pgd": {0, 1, 2}, "autoattack": {2, 3}, "square": {4}, "transfer": {0, 
 
 def test_every_attack_meets_what_the_ones_before_have_left(monkeypatch):
     scripted = Scripted(monkeypatch, **FOOLS)
-    table = evaluate_robustness(Shade(), shades(), Linf(0.3), source=net(2))
+    table = evaluate_robustness(Shade(), shades(), Linf(0.3), source=Shade())
     assert table["attack"].tolist() == ["clean", "pgd", "autoattack", "square", "transfer", "worst case"]
     assert table["attacked"].tolist() == [0, 9, 6, 5, 4, 10]
     assert scripted.ids("pgd") == [[0, 1, 2, 3, 4, 5, 7, 8, 9]]
@@ -135,7 +135,7 @@ def test_the_first_attack_hands_back_where_it_got_to_also_where_the_model_holds(
 
 def test_where_nothing_is_left_nothing_is_run(monkeypatch):
     scripted = Scripted(monkeypatch, pgd=range(10))
-    table = evaluate_robustness(Shade(), shades(), Linf(0.3), source=net(2))
+    table = evaluate_robustness(Shade(), shades(), Linf(0.3), source=Shade())
     assert [call[0] for call in scripted.calls] == ["pgd"]
     assert table["attacked"].tolist() == [0, 9, 0, 0, 0, 10]
     assert table["value"].tolist() == pytest.approx([0.9, 0, 0, 0, 0, 0])
@@ -147,7 +147,7 @@ def test_images_that_no_attack_has_been_at_since_are_not_judged_again(monkeypatc
     Scripted(monkeypatch, pgd=fools)
     whole, judge = [], protocol.fraction_right
     monkeypatch.setattr(protocol, "fraction_right", lambda m, x, *rest: whole.append(len(x) == 10) or judge(m, x, *rest))
-    table = evaluate_robustness(NoisyShade(), shades(), Linf(0.3), source=net(2))
+    table = evaluate_robustness(NoisyShade(), shades(), Linf(0.3), source=Shade())
     assert sum(whole) == 2 + judged  # clean, and where the search begins
     assert table["value"].tolist()[1:] == pytest.approx([0.9 - len(fools) * 0.1 if len(fools) == 1 else 0.0] * 5)
 
@@ -165,7 +165,7 @@ def test_a_stage_is_left_out_where_the_suite_or_the_caller_says_so(monkeypatch):
 
 def test_the_settings_reach_the_attacks(monkeypatch):
     scripted = Scripted(monkeypatch, **FOOLS)
-    source, smooth, model = net(2), Shade(), Shade()
+    source, smooth, model = Shade(), Shade(), Shade()
     suite = Suite(steps=7, restarts=3, eot=5, draws=4, queries=11)
     evaluate_robustness(model, shades(), Linf(0.3), suite, source=source, surrogate=smooth)
     assert scripted.options("pgd", "steps") == [7, 7]
@@ -185,7 +185,7 @@ def test_the_settings_reach_the_attacks(monkeypatch):
 def test_a_model_with_noise_is_attacked_frozen_first_then_by_averages(monkeypatch):
     scripted = Scripted(monkeypatch, **FOOLS)
     suite = Suite(steps=7, restarts=2, eot=5, draws=4, queries=11)
-    table = evaluate_robustness(NoisyShade(), shades(), Linf(0.3), suite, source=net(2))
+    table = evaluate_robustness(NoisyShade(), shades(), Linf(0.3), suite, source=Shade())
     calls = [(name, noisy, options.get("eot")) for name, _, _, noisy, options in scripted.calls]
     assert calls == [
         *[("pgd", False, None)] * 2,
@@ -246,7 +246,7 @@ def test_an_attack_that_cheats_is_caught(monkeypatch, name, where, message):
     Scripted(monkeypatch)
     monkeypatch.setattr(protocol, name, lambda model, x, y, *rest, **options: torch.full_like(x, where))
     with pytest.raises(ValueError, match=message):
-        evaluate_robustness(Shade(), shades(), Linf(0.3), source=net(2))
+        evaluate_robustness(Shade(), shades(), Linf(0.3), source=Shade())
 
 
 def test_the_suites_are_what_the_book_says():
@@ -536,3 +536,34 @@ def test_fractions_are_chosen_by_distance_for_a_model_with_noise():
     assert torch.equal(outcomes.right[0], outcomes.clean)
     assert abs(outcomes.clean.mean() - fresh) < 0.03
     assert abs(outcomes.right[1].mean() - 0.5) < 0.05  # on the border itself
+
+
+class Unwilling(nn.Module):
+    """Fails the test that asks it for more than a first look."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.asked = model, 0
+
+    def forward(self, x):
+        self.asked += len(x)
+        return self.model(x)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [(net(classes=2), "source must have the model's 3 classes"), (Detached(net()), "source must have a gradient")],
+)
+def test_a_source_that_cannot_serve_is_refused_before_any_attack(source, message):
+    model = Unwilling(net())
+    x, y = batch(model.model)
+    with pytest.raises(ValueError, match=message):
+        evaluate_robustness(model, (x, y), Linf(0.1), BRIEF, source=source)
+    assert model.asked <= len(x) + 1
+
+
+def test_images_that_square_cannot_tile_are_refused_before_any_attack():
+    model = Unwilling(net(side=14))
+    with pytest.raises(ValueError, match="x must have a size"):
+        evaluate_robustness(model, (torch.rand(4, 1, 14, 14), torch.zeros(4, dtype=torch.long)), L2(0.1), BRIEF)
+    assert model.asked <= 4

@@ -582,3 +582,13 @@ def test_bad_input_is_named(name, bad):
     good = {"model": net().float(), "x": torch.rand(2, 1, 4, 4), "y": torch.tensor([0, 1])}
     with pytest.raises(ValueError, match=rf"^{next(iter(bad))} must"):
         ATTACKS[name](**{**good, **bad})
+
+
+def test_noise_of_exactly_the_radius_is_kept_however_small_the_radius():
+    model = threshold(brightness, 0.75)
+    x, y = torch.full((200, 1, 8, 8), 0.75), torch.zeros(200, dtype=torch.long)
+    for eps in (0.5, 0.01):  # in float32 the smaller one is longer than eps by more than a millionth of it
+        attacked = within(smallest_gaussian_noise)(model, x, y, L2(eps))
+        found = smallest_gaussian_noise(model, x, y, sizes=[eps]).distance.isfinite()
+        assert 0.3 < found.float().mean() < 0.7
+        assert torch.equal((attacked != x).flatten(1).any(1), found)

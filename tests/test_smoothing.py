@@ -508,3 +508,10 @@ def test_whole_numbers_may_be_written_as_floats():
     pairs = zip(smoothed().certify(x, guesses=9.0, votes=30.0), smoothed().certify(x, guesses=9, votes=30), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert np.isclose(certified_radius(30, 30.0, 1.0), certified_radius(30, 30, 1.0))
+
+
+def test_scores_that_are_no_numbers_certify_nothing():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    network[1].bias.data.fill_(math.nan)
+    with pytest.raises(ValueError, match="numbers, got NaN"):
+        Smoothed(network, 0.25).certify(torch.rand(2, 1, 4, 4), guesses=5, votes=5)

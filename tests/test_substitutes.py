@@ -262,3 +262,8 @@ def test_a_source_with_noise_draws_from_the_generator():
     first, second = (transfer(net(), x, y, Linf(0.1), source=source, steps=3, generator=seeded(5)) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(source(x), Noisy(net(seed=1), seed=3)(x))
+
+
+def test_the_result_is_no_part_of_the_callers_graph():
+    x, y = batch()
+    assert not transfer(net(), x.requires_grad_(), y, Linf(0.1), source=net(seed=1), steps=2).requires_grad

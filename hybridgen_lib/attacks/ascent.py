@@ -94,7 +94,9 @@ def _gradient(objective: Objective, x: Tensor, rows: Tensor, draws: int, size: i
                 values, done = objective(part, part_rows)
                 value = values.sum()
             if not value.requires_grad:
-                raise NoGradientError("objective must have a gradient in x; for a step without one, give a surrogate")
+                way_out = "for a step without one, give a surrogate"
+                way_out = "leave torch.inference_mode()" if torch.is_inference_mode_enabled() else way_out
+                raise NoGradientError(f"objective must have a gradient in x; {way_out}")
             total = total + torch.autograd.grad(value, part)[0]
         if not torch.isfinite(total).all():
             raise ValueError("objective must have a finite gradient in x, got NaN or infinity")

@@ -59,7 +59,8 @@ def autoattack(
         if ball.eps == 0 or len(x) == 0:
             return x.detach().clone()
         if version == "standard":
-            _check_size(x, ball)
+            check_tiles(x, ball)
+        x = x.contiguous()  # the authors' code takes views
         suite, classes = _suite(goal, x, ball)
         if version == "standard":
             return _moved(x, suite.run_standard_evaluation(x.float(), goal.labels, batch_size=BATCH)[0])
@@ -92,7 +93,8 @@ def square(
     with attacking(model, x, y, "margin", None, 1, None, generator) as goal, _quietly():
         if ball.eps == 0 or len(x) == 0:
             return x.detach().clone()
-        _check_size(x, ball)
+        check_tiles(x, ball)
+        x = x.contiguous()
         suite, _ = _suite(goal, x, ball)
         suite.square.n_queries, suite.square.seed = int(queries), suite.seed
         return _moved(x, torch.cat([suite.square.perturb(*pair) for pair in _batches(x, goal.labels)]))
@@ -140,8 +142,8 @@ def _batches(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(x.float().split(BATCH), y.split(BATCH), strict=True))
 
 
-def _check_size(x: Tensor, ball: Ball) -> None:
-    """In l2 Square starts from patches of a fifth of the height; some sizes they do not fit into."""
+def check_tiles(x: Tensor, ball: Ball) -> None:
+    """``ValueError`` for images that Square's patches do not fit into: in l2 they start from a fifth of the height."""
     height, width = x.shape[2:]
     side, margin = height // 5, height % 5 // 2
     fits = side == 1 or (side > 1 and all(margin + size // side * side <= size for size in (height, width)))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hybridgen_lib.attacks.ascent import ascend
 from hybridgen_lib.attacks.balls import L2, Ball, Linf
 from hybridgen_lib.classifier import (
+    IMAGES_PER_PASS,
     ask,
     check_choice,
     check_generator,
@@ -190,6 +191,10 @@ class Goal:
             self.checked = True
         return scores
 
+    def all_scores(self, x: Tensor) -> Tensor:
+        """The model's scores without a way back, so that twice as many images fit into a pass."""
+        return torch.cat([self.scores(self.model, part) for part in x.split(2 * IMAGES_PER_PASS)])
+
     def verdict(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         labels = self.labels[rows]
         value, hit = LOSSES[self.loss](scores, labels), scores.argmax(1) == labels
@@ -211,6 +216,7 @@ class Goal:
         size = getattr(self.gradients, "examples_per_pass", None)
         if duel is not None and size is not None:
             size = size * self.gradients.classes // 2
+        size = IMAGES_PER_PASS if size is None else size
         return ascend(
             objective, x[rows], ball, steps=steps, step_size=step_size, start=starts[rows], draws=draws, examples_per_pass=size
         )
@@ -226,9 +232,9 @@ class Goal:
         """Whether each image is fooled (b,) and its loss (b,), by the model itself; for a stochastic one the loss, averaged
         over ``eot`` draws, is all that counts."""
         if not self.stochastic:
-            value, fooled = self.verdict(self.scores(self.model, x), rows)
+            value, fooled = self.verdict(self.all_scores(x), rows)
             return fooled, value
-        values = [self.verdict(self.scores(self.model, x), rows)[0] for _ in range(int(self.eot))]
+        values = [self.verdict(self.all_scores(x), rows)[0] for _ in range(int(self.eot))]
         return torch.zeros_like(rows, dtype=torch.bool), torch.stack(values).mean(0)
 
 
@@ -238,7 +244,8 @@ cheaper by next to nothing, and errs more often. ``benchmarks/two_classes.py`` m
 
 
 def duels(goal: Goal) -> bool:
-    return goal.loss == "margin" and not goal.targeted and hasattr(goal.gradients, "class_scores")
+    priced = all(hasattr(goal.gradients, name) for name in ("class_scores", "classes", "samples"))
+    return goal.loss == "margin" and not goal.targeted and priced
 
 
 class Duel:

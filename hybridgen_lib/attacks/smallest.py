@@ -159,7 +159,7 @@ def within(smallest: Callable[..., Smallest], *, project: bool = False) -> Calla
             raise ValueError(f"ball must be {kind.__name__}, the norm of {attack.__name__}, got {ball!r}")
         fixed = {"sizes": [ball.eps]} if function in (smallest_uniform_noise, smallest_gaussian_noise) else {}
         x_adv, distance, _ = smallest(model, x, y, generator=generator, **fixed)
-        kept = distance <= ball.eps * (1 + 1e-6)  # noise of length eps is longer than that by rounding
+        kept = distance <= ball.eps * (1 + 1e-6) + 1e-6  # noise of length eps is longer than that by float32's rounding
         beyond = x + ball.project(x_adv - x) if project else x
         return torch.where(kept[:, None, None, None], x_adv, beyond).detach()
 

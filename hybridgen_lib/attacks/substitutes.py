@@ -57,11 +57,11 @@ def transfer(
     check_model(model)
     check_model(source, "source")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    tried = pgd(source, x, y, ball, steps=steps, loss="margin", stop_when_fooled=False, generator=generator)
-    if is_stochastic(model) or len(x) == 0:
-        return tried
-    with torch.no_grad(), evaluating(model):
-        scores = check_scores(model(check_images(x)), len(x))
+    wrong = torch.zeros(len(check_images(x)), dtype=torch.bool, device=x.device)
+    if len(x) > 0 and not is_stochastic(model):
+        with torch.no_grad(), evaluating(model):
+            scores = check_scores(model(x), len(x))
         check_labels(y, scores.shape[1])
         wrong = scores.argmax(1) != y.to(x.device)
-    return torch.where(wrong.view(-1, *[1] * (x.ndim - 1)), x, tried)
+    tried = pgd(source, x, y, ball, steps=steps, loss="margin", stop_when_fooled=False, generator=generator)
+    return torch.where(wrong.view(-1, 1, 1, 1), x, tried).detach()

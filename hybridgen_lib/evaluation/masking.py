@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hybridgen_lib.attacks import L2, Linf, pgd, square
 from hybridgen_lib.attacks.ascent import NoGradientError
 from hybridgen_lib.attacks.balls import Ball
+from hybridgen_lib.attacks.ensemble import check_tiles
 from hybridgen_lib.attacks.gradient import LOSSES
 from hybridgen_lib.classifier import check_model, check_number, check_scores, evaluating, frozen_noise
 from hybridgen_lib.evaluation.outcomes import check_balls, chosen_images, device_of, fraction_right
@@ -75,6 +76,7 @@ def masking_report(
     x, y, _ = chosen_images(data, index)
     device = device_of(model)
     x, y = x.to(device), y.to(device)
+    check_tiles(x, ball)
     with frozen_noise(model, seed), frozen_noise(model if surrogate is None else surrogate, seed), evaluating(model):
         right = fraction_right(model, x, y) == 1
         if not right.any():
@@ -142,6 +144,7 @@ def _of_gradients(model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> dict:
     }
 
 
+@torch.enable_grad()
 def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, and the gradients of cross-entropy and margin; zeros where the model has no gradient at all."""
     parts, size = [], getattr(model, "examples_per_pass", None) or 100

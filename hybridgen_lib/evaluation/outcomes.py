@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.classifier import (
+    IMAGES_PER_PASS,
     ask,
     check_images,
     check_labels,
@@ -142,6 +143,9 @@ def smallest_outcomes(
     device = device_of(model)
     if project is not None and not (isinstance(project, type) and issubclass(project, Ball)):
         raise ValueError(f"project must be Linf, L2 or None, got {project!r}")
+    norm = getattr(getattr(attack, "func", attack), "ball_type", None)  # in which the attack measures, if it says so
+    if None not in (project, norm) and project is not norm:
+        raise ValueError(f"project must be {norm.__name__}, the norm of the attack's distances, got {project.__name__}")
     draws = draws if is_stochastic(model) else 1
     attacking, judging = generator_for(seed, "attack", "smallest"), generator_for(seed, "judge", "smallest")
     clean, right, began = [], [], time.perf_counter()
@@ -178,7 +182,8 @@ def fraction_right(model: nn.Module, x: Tensor, y: Tensor, draws: int = 1, gener
     total = torch.zeros(len(x), device=x.device)
     with evaluating(model):
         for _ in range(int(draws)):
-            scores = check_scores(ask(model, x, generator), len(x))
+            parts = x.split(2 * IMAGES_PER_PASS)  # twice as many as an attack's, since nothing is kept for a way back
+            scores = torch.cat([check_scores(ask(model, part, generator), len(part)) for part in parts])
             check_labels(y, classes=scores.shape[1])
             total += scores.argmax(1) == y
     return total / draws

@@ -28,13 +28,16 @@ from tqdm import tqdm
 from hybridgen_lib.attacks import Bpda, autoattack, pgd, square, transfer
 from hybridgen_lib.attacks.ascent import NoGradientError
 from hybridgen_lib.attacks.balls import Ball
+from hybridgen_lib.attacks.ensemble import check_tiles
 from hybridgen_lib.classifier import (
+    ask,
     check_choice,
     check_generator,
     check_images,
     check_labels,
     check_model,
     check_number,
+    evaluating,
     frozen_noise,
     is_stochastic,
 )
@@ -185,6 +188,10 @@ def _staged(model, data, balls, suite, surrogate, source, index, seed) -> dict[s
     x, y = x.to(device), y.to(device)
     draws = suite.draws if is_stochastic(model) else 1
     clean = fraction_right(model, x, y, draws, generator_for(seed, "judge", "clean"))
+    for ball in balls:  # what later attacks of the chain would refuse, before the first runs
+        check_tiles(x, ball)
+    if source is not None:
+        _check_source(source, model, x[:1])
     stages: dict[str, list] = {}
     for ball in balls:
         began = time.perf_counter()
@@ -199,6 +206,17 @@ def _staged(model, data, balls, suite, surrogate, source, index, seed) -> dict[s
         right, attacked, seconds = zip(*parts, strict=True)
         found[name] = Outcomes(index, clean, epsilons, torch.stack(right), draws, list(seconds)), list(attacked)
     return found
+
+
+def _check_source(source: nn.Module, model: nn.Module, x: Tensor) -> None:
+    """``ValueError`` if ``source`` has other classes than ``model`` or no gradient in an image."""
+    inside = x.detach().requires_grad_()
+    with torch.enable_grad(), evaluating(source), evaluating(model):
+        theirs, ours = (ask(one, inside, generator_for(0, "source")) for one in (source, model))
+    if theirs.shape != ours.shape:
+        raise ValueError(f"source must have the model's {ours.shape[1]} classes, got scores of shape {tuple(theirs.shape)}")
+    if not theirs.requires_grad:
+        raise ValueError("source must have a gradient in x, which transfer follows")
 
 
 class _WorstCase:
@@ -270,7 +288,7 @@ class _WorstCase:
         return self.challenge(run, self.suite.autoattack_images)
 
     def _thrifty(self) -> nn.Module:
-        """The model with one importance sample: many cheap draws tell more about a gradient than few dear ones."""
+        """The model with one sample for an answer: many cheap draws tell more about a gradient than few dear ones."""
         sampling = self.stochastic and hasattr(self.model, "with_samples")
         return self.model.with_samples(1) if sampling else self.model
 

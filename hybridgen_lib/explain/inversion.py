@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from hybridgen_lib.attacks.ascent import ascend, check_climb
 from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.classifier import check_images, check_number
-from hybridgen_lib.explain.representation import AT_ONCE, held, represented
-from hybridgen_lib.explain.synthesis import EVERYWHERE
+from hybridgen_lib.explain.representation import AT_ONCE, EVERYWHERE, held, represented
 
 __all__ = ["Inversion", "invert", "representation_gap"]
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from hybridgen_lib.attacks.balls import L2
 from hybridgen_lib.classifier import (
     StochasticClassifier,
     check_images,
@@ -25,8 +26,10 @@ from hybridgen_lib.classifier import (
 )
 from hybridgen_lib.models.backbones import headless
 
-__all__ = ["AT_ONCE", "Representation", "activating", "check_units", "held", "representation", "represented"]
+__all__ = ["AT_ONCE", "EVERYWHERE", "Representation", "activating", "check_units", "held", "representation", "represented"]
 
+EVERYWHERE = L2(1000.0)
+"""The document's ball. Two images of d pixels in [0, 1] are at most sqrt(d) apart, 28 or 55 here: it binds nothing."""
 AT_ONCE = 500
 """How many images share a pass where no gradient is needed."""
 

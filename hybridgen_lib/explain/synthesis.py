@@ -14,16 +14,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hybridgen_lib.attacks import L2
 from hybridgen_lib.attacks.ascent import ascend, check_climb
 from hybridgen_lib.attacks.balls import Ball, draw
 from hybridgen_lib.classifier import check_generator, check_images, check_labels, check_number, check_scores
-from hybridgen_lib.explain.representation import check_units, held, represented
+from hybridgen_lib.explain.representation import EVERYWHERE, check_units, held, represented
 
-__all__ = ["EVERYWHERE", "generate_class", "normal_draws", "visualize_feature"]
+__all__ = ["generate_class", "normal_draws", "visualize_feature"]
 
-EVERYWHERE = L2(1000.0)
-"""The document's ball. Two images of d pixels in [0, 1] are at most sqrt(d) apart, 28 or 55 here: it binds nothing."""
 DRAWS_AT_ONCE = 500
 """How many draws share a product."""
 

@@ -88,6 +88,7 @@ class Outcomes:
 
     def at(self, eps: float) -> Tensor:
         """The fractions (n,) at radius ``eps``; ``ValueError`` if it was not measured."""
+        check_number(eps, "eps", low=0)
         for i, measured in enumerate(self.epsilons):
             if math.isclose(measured, eps, rel_tol=1e-6, abs_tol=1e-9):
                 return self.right[i]

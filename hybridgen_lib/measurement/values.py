@@ -73,6 +73,8 @@ class Values:
 
     def minus(self, other: Values, metric: str) -> Estimate:
         """How much larger ``metric`` is here than in ``other``: the mean difference on the images that both have."""
+        for values in (self, other):
+            check_choice(metric, "metric", values.metrics)
         rows, others = shared_rows(self.index, other.index)
         difference = self.values[metric][rows] - other.values[metric][others]
         return Estimate(difference.mean().item(), *bootstrap_interval(difference), len(rows))
@@ -134,6 +136,8 @@ class SetDistances:
 
     def minus(self, other: SetDistances, metric: str) -> Estimate:
         """How much larger ``metric`` is here than in ``other``, group by group: both leave out the same real images."""
+        for distances in (self, other):
+            check_choice(metric, "metric", distances.metrics)
         if self.n != other.n or len(self.left_out[metric]) != len(other.left_out[metric]):
             raise ValueError(f"other must be about {self.n} images in as many groups, got {other.n}")
         left_out = [mine - theirs for mine, theirs in zip(self.left_out[metric], other.left_out[metric], strict=True)]

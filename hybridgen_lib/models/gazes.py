@@ -62,7 +62,7 @@ class Gazes(StochasticClassifier):
         return self.twin(smooth=True)
 
     def with_samples(self, samples: int) -> Gazes:
-        """The same network with so many gazes."""
+        """The same network with so many gazes, the middle one if it is one."""
         return self.twin(samples=check_number(samples, "samples", low=1, high=len(PLACES) ** 2, integer=True))
 
     def glances(self, x: Tensor, gazes: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from hybridgen_lib.classifier import (
     check_images,
     check_model,
     check_number,
+    check_scores,
     evaluating,
 )
 
@@ -102,7 +103,7 @@ class Smoothed(StochasticClassifier):
         size = max(1, COPIES_PER_PASS // max(1, len(x)))
         for k in [min(size, count - done) for done in range(0, count, size)]:
             noise = torch.randn(k, *x.shape, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
-            scores = ask(self.network, (x + self.sigma * noise).flatten(0, 1), generator)
+            scores = check_scores(ask(self.network, (x + self.sigma * noise).flatten(0, 1), generator), k * len(x))
             won = nn.functional.one_hot(scores.argmax(1), scores.shape[1])
             total = total + won.unflatten(0, (k, len(x))).sum(0)
         return total

@@ -74,7 +74,7 @@ def fit(
     final = learning_rate if final_learning_rate is None else check_number(final_learning_rate, "final_learning_rate", low=0)
     model.to(device).train()
     x = {name: part.to(device) for name, part in x.items()} if isinstance(x, dict) else x.to(device)
-    y = y.to(device)
+    y = y.to(device, torch.long)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     history, best = _resume(checkpoint, model, optimizer)
     steps = -(-count // batch_size)
