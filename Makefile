@@ -4,7 +4,7 @@ CORES ?= all
 PROFILE ?= cpu
 SEED ?= 0
 BIN := .venv/bin
-GRAPH := $(BIN)/snakemake --quiet rules host reason --cores $(CORES) --keep-going --rerun-incomplete --nolock
+GRAPH := $(BIN)/snakemake --quiet rules host reason --cores $(CORES) --keep-going --rerun-incomplete --rerun-triggers mtime params code --nolock
 UV := VIRTUAL_ENV=.venv $(BIN)/uv pip
 
 .PHONY: help env book test lab pairs bench reproduce constraints

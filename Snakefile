@@ -6,8 +6,14 @@ is (and then the cache decides: if its recipe is the same, nothing is trained). 
 """
 
 import fcntl
+import hashlib
+import os
+import shlex
 import sys
 from pathlib import Path
+
+for name in {"HYBRIDGEN_DATA", "HYBRIDGEN_CACHE"} & set(os.environ):  # steps run in different folders
+    os.environ[name] = str(Path(os.environ[name]).expanduser().resolve()) if os.environ[name] else ""
 
 PROFILE = config.get("profile", "quick")
 SEED = config.get("seed", 0)
@@ -137,7 +143,8 @@ RECIPES = [path for path in LIBRARY if path.removeprefix("hybridgen_lib/").start
 RESULTS = sorted(str(path) for path in Path("results").rglob("*.*") if not path.name.startswith("."))  # . is half written
 TIMINGS = sorted(map(str, Path("benchmarks/raw").glob("*.json")))
 PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.is_file() and path.suffix != ".pyc")
-PYTHON = sys.executable
+PYTHON = shlex.quote(sys.executable)
+FILES = hashlib.sha256("\n".join(LIBRARY + RESULTS + TIMINGS + PAGES).encode()).hexdigest()[:12]  # one more, or one less
 
 
 def one_run_at_a_time():
@@ -152,8 +159,16 @@ def one_run_at_a_time():
     return lock
 
 
+def forget_what_is_gone():
+    """A stamp names the result that was written; where that has been deleted, the job is to be done again."""
+    for stamp in Path("build/measured").glob("*/*/*/*"):
+        if not all(Path(result).exists() for result in stamp.read_text().splitlines()):
+            stamp.unlink()
+
+
 if workflow.is_main_process:
     LOCK = one_run_at_a_time()
+    forget_what_is_gone()
 
 
 def trained(wildcards, names, data=None):
@@ -233,19 +248,20 @@ rule train:
 
 rule measure:
     input: model_to_measure, explained_first
-    output: touch("build/measured/{document}/{profile}-s{seed}/{model}/{measurement}")
+    output: "build/measured/{document}/{profile}-s{seed}/{model}/{measurement}"
     log: "build/logs/{document}-{profile}-s{seed}-{model}-{measurement}.txt"
     threads: 1
     shell:
         "echo 'measure {wildcards.model} {wildcards.measurement} ({wildcards.profile})' && OMP_NUM_THREADS={threads} {PYTHON} -m "
         "hybridgen_lib.reproduce {wildcards.document} {wildcards.model} {wildcards.measurement} --profile {wildcards.profile} "
-        "--seed {wildcards.seed} > {log} 2>&1 || {{ tail -n 20 {log}; exit 1; }}"
+        "--seed {wildcards.seed} > {output} 2> {log} || {{ tail -n 20 {log}; exit 1; }}"
 
 
 rule chapter:
     input: LIBRARY, RESULTS, TIMINGS, models_of, measured, source="notebooks/{chapter}.py", script="book/chapter.py"
     output: "build/chapters/{profile}-s{seed}/{chapter}.ipynb"
     log: "build/logs/{profile}-s{seed}-{chapter}.ipynb"
+    params: files=FILES
     threads: 1
     shell:
         "echo 'execute {wildcards.chapter} ({wildcards.profile})' && OMP_NUM_THREADS={threads} {PYTHON} {input.script} {input.source} "
@@ -255,4 +271,5 @@ rule chapter:
 rule site:
     input: PAGES, expand("build/chapters/quick-s0/{chapter}.ipynb", chapter=CHAPTERS)
     output: "build/site/index.html"
+    params: files=FILES
     shell: "echo 'build the site' && {PYTHON} book/build_site.py"

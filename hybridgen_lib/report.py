@@ -64,10 +64,17 @@ def without_stages(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def left(rows: pd.DataFrame, model: str, attack: str, eps: float) -> float:
-    """The recorded accuracy of one model under one attack in linf, the mean over seeds; NaN where there is none."""
+    """The recorded accuracy of one model under one attack in linf, as a document's text has it; NaN where there is none.
+
+    ``ValueError`` if ``rows`` hold several, of two seeds for example: to pool them would hide that they differ.
+    """
     rows = without_stages(rows)
-    part = rows[(rows["model"] == model) & (rows["attack"] == attack) & (rows["eps"] == eps)]
-    return part[(part["metric"] == "accuracy") & (part["norm"] == "linf")]["value"].mean()
+    part = rows[(rows["model"] == model) & (rows["attack"] == attack) & (rows["eps"] == eps) & (rows["variant"] == "")]
+    part = part[(part["metric"] == "accuracy") & (part["norm"] == "linf")]
+    if len(part) > 1:
+        apart = [name for name in ("data", "profile", "seed", "protocol", "steps", "reading") if part[name].nunique() > 1]
+        raise ValueError(f"rows must hold one accuracy of {model} under {attack} at {eps}, got several, by {', '.join(apart)}")
+    return part["value"].item() if len(part) else math.nan
 
 
 def timings(benchmark: str) -> pd.DataFrame:

@@ -508,3 +508,31 @@ def test_a_fingerprint_tells_weights_apart_to_the_last_bit():
         weight = next(two.parameters())
         weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(torch.inf))
     assert recipes.fingerprint(one) != recipes.fingerprint(two)
+
+
+def test_clean_outcomes_are_those_of_the_weights_beside_them(images, cache):
+    first = recipes.clean_outcomes("cnn", images, **TINY)
+    (weights,) = cache.glob("*.safetensors")
+    weights.unlink()
+    assert recipes.clean_outcomes("cnn", images, **TINY).clean.tolist() == first.clean.tolist()
+    assert weights.exists()  # made again, not only remembered
+    weights.unlink()
+    trained("cnn", images, **TINY)
+    assert not weights.with_suffix(".json").exists()
+
+
+def test_checkpoints_go_whatever_the_folder_of_the_images_is_called(images, cache):
+    trained("cnn", dataclasses.replace(images, name="folder:my data [1]"), **TINY)
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
+
+
+def test_more_images_held_out_than_there_are_is_named(images):
+    with pytest.raises(ValueError, match="held_out must be fewer than the 30 training images, got 30"):
+        trained("cnn-at-l2", images, held_out=30, **TINY)
+
+
+def test_a_tilde_in_the_name_of_the_cache_is_the_home(images, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HYBRIDGEN_CACHE", "~/kept")
+    assert cache_path("cnn", images).parent == tmp_path / "kept"
+    assert data.cache_folder() == tmp_path / "kept" / "data"

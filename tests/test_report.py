@@ -216,17 +216,21 @@ def test_survivors_of_nothing_say_so(tmp_path, capsys):
 
 def test_what_is_left_is_one_models_accuracy_under_one_attack_in_linf():
     columns = ["protocol", "model", "attack", "norm", "metric", "eps", "value"]
-    mine = [("as_published", "a", "pgd", "linf", "accuracy", 0.1, value) for value in (0.5, 0.7)]
     others = [
+        ("as_published", "a", "pgd", "linf", "accuracy", 0.1, 0.6),
         ("as_published", "a", "pgd", "l2", "accuracy", 0.1, 0.9),
         ("as_published", "a", "pgd", "linf", "success_rate", 0.1, 0.2),
         ("as_published", "b", "pgd", "linf", "accuracy", 0.1, 0.1),
         ("as_published", "a", "pgd", "linf", "accuracy", 0.2, 0.0),
         ("adaptive", "a", "pgd", "linf", "accuracy", 0.1, 0.0),  # a stage on the way to the worst case
     ]
-    rows = pd.DataFrame([*mine, *others], columns=columns)
-    assert report.left(rows, "a", "pgd", 0.1) == pytest.approx(0.6)
+    rows = pd.DataFrame(others, columns=columns)
+    rows = rows.assign(variant="", data="mnist", profile="cpu", seed=0, steps=20, reading="")
+    by_code = rows.head(1).assign(variant="code", value=0.9)
+    assert report.left(pd.concat([rows, by_code]), "a", "pgd", 0.1) == pytest.approx(0.6)
     assert math.isnan(report.left(rows, "a", "fgsm", 0.1))
+    with pytest.raises(ValueError, match=r"several, by seed$"):
+        report.left(pd.concat([rows, rows.head(1).assign(seed=1)]), "a", "pgd", 0.1)
 
 
 def test_timings_are_ratios_of_bests(tmp_path, monkeypatch):

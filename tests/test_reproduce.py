@@ -566,3 +566,20 @@ def test_the_other_network_of_the_source_is_trained_by_a_rule_of_its_own():
     }
     assert needs["vgg16"] == ["build/trained/images/cpu-s0/vgg16", "build/trained/images/cpu-s1/vgg16"]
     assert needs["cama"] == ["build/trained/images/cpu-s0/cama", "build/trained/images/cpu-s0/vgg16"]
+
+
+def test_a_stamp_goes_with_the_result_that_it_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rules, scope = (Path(__file__).parents[1] / "Snakefile").read_text(), {"Path": Path}
+    exec(next(part for part in rules.split("\n\n\n") if part.startswith("def forget_what_is_gone(")), scope)
+    folder = Path("build/measured/zoo/cpu-s0/gmm")
+    folder.mkdir(parents=True)
+    Path("kept.json").touch()
+    for way, words in {
+        "clean": f"{tmp_path}/kept.json\n",
+        "fgsm": f"{tmp_path}/kept.json\n{tmp_path}/gone.json\n",
+        "pgd": "",
+    }.items():
+        (folder / way).write_text(words)
+    scope["forget_what_is_gone"]()
+    assert sorted(path.name for path in folder.iterdir()) == ["clean", "pgd"]

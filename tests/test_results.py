@@ -584,3 +584,12 @@ def test_a_commit_during_a_run_is_not_the_runs(tmp_path, data, monkeypatch):
     monkeypatch.setattr(files, "_git", lambda *words: None)
     assert files.code_version() == {"commit": "unknown", "changed_since": True}
     files.code_version.cache_clear()
+
+
+def test_an_order_of_two_attacks_on_one_model_has_no_adaptive_row(tmp_path):
+    """The adaptive protocol knows only the strongest: both sides would be one run, and the difference 0."""
+    board, pairs = scoreboard(root=tmp_path), results.claims().query("versus_attack != '' and reason == ''")
+    assert len(pairs) >= 15
+    rows = board[(board.versus_attack != "") & (board.protocol != "")]
+    assert len(rows) == len(pairs)
+    assert set(rows.protocol) == {"as_published"}

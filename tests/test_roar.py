@@ -278,6 +278,12 @@ def test_other_weights_images_noise_or_settings_have_attributions_of_their_own(t
     assert len(set(names)) == 8
 
 
+def test_models_of_equal_weights_that_answer_differently_have_attributions_of_their_own(tiny):
+    rules = [recipes.build("cvae", (3, 8, 8), 3, rule=rule, hidden=8, code=2) for rule in ("nearest", "mse")]
+    assert recipes.fingerprint(rules[0]) == recipes.fingerprint(rules[1])
+    assert module._identity(rules[0], tiny, 0) != module._identity(rules[1], tiny, 0)
+
+
 # ---------------------------------------------------------------- remove, retrain, judge
 
 
@@ -438,6 +444,9 @@ def test_a_killed_cell_goes_on_from_its_last_epoch(tiny, monkeypatch):
         (lambda t: ranked("ig", t), "model must be a torch.nn.Module"),
         (lambda t: roar("no-net", t), "name must be one of"),
         (lambda t: roar("cnn", t, profile="full"), "profile must be one of"),
+        (lambda t: roar("no-net", t, "edges", model=Constant(3)), "name must be one of"),
+        (lambda t: roar("cnn", t, "edges", profile="full", model=Constant(3)), "profile must be one of"),
+        (lambda t: roar("cnn", t, "edges", device="banana", model=Constant(3)), "device must be"),
         (lambda t: roar("cnn", t, model=torch.zeros(3)), "model must be a torch.nn.Module"),
         (lambda t: attributions(Constant(3), t), "gradient"),
     ],

@@ -125,3 +125,12 @@ def test_nothing_of_it_is_saved_with_the_weights():
         factor(z=torch.zeros(1, 2))
     assert set(factor.state_dict()) == names
     assert not any("normal" in name for name in names)
+
+
+def test_one_look_in_inference_mode_leaves_gradients_possible():
+    factor = VectorFactor({"z": 2}, [H], F, sigma=0.3).double().requires_grad_(False)
+    with torch.inference_mode():
+        factor(z=draw(5, 2)).log_prob(draw(5, F))
+    z = draw(5, 2).requires_grad_()
+    factor(z=z).log_prob(draw(5, F)).sum().backward()
+    assert z.grad.abs().sum() > 0

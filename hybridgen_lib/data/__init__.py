@@ -130,7 +130,7 @@ def cache_folder() -> Path:
     """
     clone = Path(__file__).resolve().parents[2]
     build = clone / "build" if (clone / "pyproject.toml").exists() else Path("build")
-    return Path(os.environ.get("HYBRIDGEN_CACHE") or build) / "data"
+    return Path(os.environ.get("HYBRIDGEN_CACHE") or build).expanduser() / "data"
 
 
 def load(name: str, root: str | Path | None = None) -> ImageData:

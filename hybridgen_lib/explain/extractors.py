@@ -19,7 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridgen_lib.classifier import check_choice, check_images, check_model, check_number, is_stochastic
+from hybridgen_lib.classifier import (
+    StochasticClassifier,
+    check_choice,
+    check_images,
+    check_model,
+    check_number,
+    is_stochastic,
+)
 from hybridgen_lib.explain.frechet import FeatureStatistics, frechet_distance
 from hybridgen_lib.models.backbones import FeatureTap
 
@@ -50,7 +57,8 @@ class Extractor(nn.Module):
 
     def __init__(self, network: nn.Module, name: str):
         super().__init__()
-        if is_stochastic(check_model(network, "network")):
+        parts = check_model(network, "network").modules()
+        if is_stochastic(network) or any(isinstance(part, StochasticClassifier) for part in parts):  # a copy thaws
             raise ValueError("network must be a fixed function, got one with noise of its own")
         if not isinstance(name, str) or not name.strip() or "fid" in name.lower().split():
             raise ValueError(f"name must say which network it is, and FID is one of its own (inception('fid')); got {name!r}")

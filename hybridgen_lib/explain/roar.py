@@ -243,9 +243,15 @@ def attributions(model: nn.Module, images: ImageData, seed: int = 0) -> tuple[Te
 
 
 def _identity(model: nn.Module, images: ImageData, seed: int) -> str:
+    """Models of equal weights may be different classifiers, by a rule or an intervention, so what they answer counts, too."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with torch.no_grad(), evaluating(model), frozen_noise(model, seed):
+        answers = model(as_float(images.test_x[:8]).to(device)).cpu().numpy().tobytes()
     about = [IG, images.checksum, seed, getattr(model, "samples", 1), recipes.fingerprint(model)]
-    if fixed := getattr(model, "interventions", {}):  # the same weights, another classifier
-        about.append({name: torch.as_tensor(value).tolist() for name, value in sorted(fixed.items())})
+    about.append(hashlib.sha256(answers).hexdigest())
+    about.append(
+        {name: torch.as_tensor(value).tolist() for name, value in sorted(getattr(model, "interventions", {}).items())}
+    )
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
 
 
@@ -316,6 +322,8 @@ def roar(
         raise ValueError(f"fraction must be 0 for the ranking none and above 0 for any other, got {fraction} for {ranking}")
     check_number(seed, "seed", low=0, integer=True)
     check_number(draws, "draws", low=1, integer=True)
+    recipes.cache_path(name, images, profile, seed)  # a wrong name is told before anything is ranked
+    recipes.choose_device(device)
     if model is None:
         model = recipes.trained(name, images, profile, seed, device=device)
     check_model(model)

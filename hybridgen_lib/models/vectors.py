@@ -49,7 +49,7 @@ class NormalFeatures(nn.Module):
     def _gram(self, weight: Tensor) -> Tensor:
         """W'W, made once for a weight. Its storage is kept, so its address is nobody else's; a change in place counts up, and
         one through ``.data``, which does not, shows in a sample of the entries."""
-        if weight.is_inference():  # has no version
+        if weight.is_inference() or torch.is_inference_mode_enabled():  # has no version, or what is kept could not be used
             return weight.T @ weight
         sample = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLE)]
         if self._seen is not None:

@@ -6,6 +6,7 @@ any other code retrains nothing; whoever changes what a recipe means raises its 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -114,7 +115,7 @@ def cache_path(
     key = json.dumps(parts, sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     folder = folder or os.environ.get("HYBRIDGEN_CACHE") or datasets.cache_folder().with_name("models")
-    return Path(folder) / f"{name}-{Path(data.name).name}-{profile}-s{seed}-{digest}.safetensors"
+    return Path(folder).expanduser() / f"{name}-{Path(data.name).name}-{profile}-s{seed}-{digest}.safetensors"
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -185,7 +186,7 @@ def trained(
         note = {"recipe": name, "version": RECIPES[name].version, "settings": settings, "data": images.name, "seed": seed}
         note |= {"objective": history, "seconds": round(time.perf_counter() - start, 1), "torch": torch.__version__}
         _save(model, path, note)
-        for checkpoint in path.parent.glob(f"{path.stem}*.partial"):  # a recipe may have one for each stage
+        for checkpoint in path.parent.glob(f"{glob.escape(path.stem)}*.partial"):  # a recipe may have one for each stage
             checkpoint.unlink(missing_ok=True)
     with safe_open(path, framework="pt") as file:
         model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (not a dict)
@@ -204,8 +205,9 @@ def clean_outcomes(
     """Which of the first 1,000 test images :func:`trained` classifies right, one draw each; kept beside the model."""
     name, changes = _with_changes(name, changes)
     images = _images(data, root)
-    path = cache_path(name, images, profile, seed, **changes).with_suffix(".json")
-    if not path.exists():
+    weights = cache_path(name, images, profile, seed, **changes)
+    path = weights.with_suffix(".json")
+    if not (path.exists() and weights.exists()):
         model = trained(name, images, profile, seed, device=device, **changes)
         count = min(1_000, len(images.test_x))
         x = datasets.as_float(images.test_x[:count]).to(choose_device(device))
@@ -218,6 +220,7 @@ def clean_outcomes(
 
 def _save(model: nn.Module, path: Path, note: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").unlink(missing_ok=True)  # what weights before these got right
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     save_file(weights, temporary, metadata={"note": json.dumps(note)})

@@ -49,6 +49,8 @@ def by_gradient(
     def train(model: nn.Module, settings: dict, images: ImageData, *, device, **run) -> list[float]:
         schedule = {key: settings[key] for key in SCHEDULE if key in settings}
         x, y, held = images.train_x, images.train_y, settings.get("held_out", 0)
+        if held >= len(x):
+            raise ValueError(f"held_out must be fewer than the {len(x)} training images, got {held}")
         if held:
             apart, labels = as_float(x[-held:]).to(device), y[-held:].to(device)
             x, y, schedule["select"] = x[:-held], y[:-held], select(settings, apart, labels)

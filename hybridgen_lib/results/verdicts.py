@@ -227,7 +227,8 @@ def scoreboard(document: str | None = None, chapter: str | None = None, root: st
     "stands (on ...)". A claim without a result has a reason instead of a verdict. For a claim about clean accuracy both rows
     read the same run; a level without an attack has no adaptive row. A number of ROAR has none either, since the corrected
     measure, what a ranking adds to random pixels where holes are filled in, is another number; an order has both. Nor have
-    `causalib`'s claims in l2, AutoAttack by three readings of a radius and C&W at any distance: its protocol is in linf.
+    `causalib`'s claims in l2, AutoAttack by three readings of a radius and C&W at any distance: its protocol is in linf. Nor
+    has an order of two attacks on one model, as the adaptive protocol knows only the strongest.
     """
     if document is not None:
         check_choice(document, "document", DOCUMENTS)
@@ -243,6 +244,7 @@ def scoreboard(document: str | None = None, chapter: str | None = None, root: st
             continue
         once = (claim.attack == "none" or claim.metric == "roar") and claim.kind != "order"
         once |= claim.document == "causalib" and claim.norm == "l2"
+        once |= bool(claim.versus_attack)  # adaptive, both sides would be the same strongest run
         for protocol in PROTOCOLS[:1] if once else PROTOCOLS:
             rows += [{"at": i, **row} for row in _score(items, claim, protocol)]
     blank = {"protocol": "", "profile": "", "seed": math.nan, "by": "", "ours": math.nan, "low": math.nan, "high": math.nan}
