@@ -109,8 +109,9 @@ _ = figures.image_grid(examples, columns=8, row_titles=fashion.classes)
 # %% [markdown]
 # ## Small changes
 #
-# The book stores an image as numbers between 0 (black) and 1 (white). How far are two images apart? One answer is the
-# largest change of any pixel, called the $\ell_\infty$ distance:
+# Files hold whole numbers from 0 to 255. `data.as_float` divides them by 255, and from there on a pixel is a number
+# between 0 (black) and 1 (white). How far are two images apart? One answer is the largest change of any pixel, called
+# the $\ell_\infty$ distance:
 #
 # $$\lVert x' - x \rVert_\infty = \max_i |x'_i - x_i| .$$
 #

@@ -231,11 +231,12 @@ figures.slider_figure([frame(J) for J in counts], counts, "components per class"
 # %%
 far = np.array([[0.5, -6.0]])
 joint, sure = per_class(6)(far)[0], line.predict_proba(far)[0].max()
+both = per_class(6)(points)
 print(f"logistic regression is {100 * sure:.1f} % sure")
 print(f"the mixtures are {100 / (1 + math.exp(-abs(joint[0] - joint[1]))):.1f} % sure")
 print(f"but say log p(x) = {np.logaddexp(*joint) + math.log(0.5):.0f}")
-print(f"where the points lie it is {np.logaddexp(*per_class(6)(points).T).mean():.1f}")
-assert np.logaddexp(*joint) < -50
+print(f"where the points lie it is {np.logaddexp(*both.T).mean() + math.log(0.5):.1f}")
+assert np.logaddexp(*joint) + math.log(0.5) < -50
 
 # %% [markdown]
 # As classifiers, both are sure. Only the density knows that nothing like this was ever seen. Bayes' rule divides by
@@ -673,8 +674,8 @@ _ = figures.image_grid(
 # speck on a black sleeve. You would not take one of these for a photograph. Chapter 02 ties neighbours together, and
 # chapter 03 lets a network draw.
 #
-# A drawing shows what a model has learnt, not how well it classifies. Logistic regression cannot draw at all, and is
-# right more often than both.
+# A drawing shows what a model has learnt, not how well it classifies. Logistic regression cannot draw at all, and at
+# the quick profile is right more often than both. (On MNIST, below, the mixtures pass it.)
 
 # %%
 with torch.no_grad():
@@ -1189,7 +1190,7 @@ if best == "cpu":
 # lost all, none is above the other. Two are even turned round: in the worst case the CVAE and the CNN-VAE keep a few
 # images (chapter 03), and the mixtures none. And one stands: in $\ell_2$, at 3, PGD on the margin leaves naive Bayes
 # one image in ten and logistic regression none. What the document's tables, at 0.3 and 0.5, cannot show is what its
-# own models have to offer at 0.1. The last row of the table above does.
+# own models have to offer at 0.1. The row "adaptive, worst case, 0.1" of the table in per cent does.
 #
 # One claim needs no run of ours: that the mixtures' robustness "consistently stays on top compared to the non-binary
 # classifiers". In the document's own Table 1 the CNN-VAE, which is not binary, has 0.821 and 0.678 under FGSM and
@@ -1252,14 +1253,16 @@ def check_decay(answer):
     torch.testing.assert_close(
         answer(train_x, train_y, 0.0)[0], descend(train_x, train_y)[0]
     )
+    shares = {}
     for decay in (0.0, 0.1, 1.0):
         W, b = answer(train_x, train_y, decay)
         distance = distance_to_border(W, b, flat, y)
         kept = [(distance > eps).float().mean().item() for eps in (0, 0.1)]
         print(f"decay {decay:3g}: right {kept[0]:.2f}, certified at 0.1 {kept[1]:.2f}")
+        shares[decay] = kept[1]
     counted = (distances["by counting"] > 0).float().mean(), certified["by counting"]
     print(f"naive Bayes: right {counted[0]:.2f}, certified at 0.1 {counted[1]:.2f}")
-    assert kept[1] > 2 * certified["by descent"]
+    assert shares[1.0] > 2 * shares[0.0]
 
 
 if descend_with_decay(train_x, train_y, 0.1) is not None:

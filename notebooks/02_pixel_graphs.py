@@ -211,9 +211,9 @@ for k in far:
 
 # %% [markdown]
 # The share that agrees keeps to its curve all the way. So does the magnetisation, but for two dots left of the dotted
-# line. At 0.85 a change at one end of the grid is felt at the other, and 250 sweeps from a white start are too few to
-# forget it; at 0.75 a few samples with large patches scatter. Samplers are slow where models are interesting. Keep
-# that in mind when a picture is called "a sample".
+# line. At 0.85 pixels some sixteen apart still feel each other. Patches of that size turn over slowly, and 250 sweeps
+# from a white start are too few to forget it; at 0.75 a few samples with large patches scatter. Samplers are slow where
+# models are interesting. Keep that in mind when a picture is called "a sample".
 
 # %% [markdown]
 # ## Energy, and the sum over all images
@@ -912,8 +912,8 @@ report.rates(attacked[white_box], ["attack", "eps"])
 # document's did not.
 #
 # Next, the worst case of the adaptive protocol. It climbs the margin, and asks without gradients, too. `cnn-mrf` is
-# attacked by its own gradient, which did no worse above. Look at whether the order of the rows is that of the table
-# above.
+# attacked by its own gradient, which above did about as well in $\ell_\infty$, and better in $\ell_2$. Look at whether
+# the order of the rows is that of the table above.
 
 # %% tags=["recorded"]
 hard = accuracies[(accuracies.protocol == "adaptive") & (accuracies.attack == "worst-case")]
@@ -1194,9 +1194,9 @@ check_log_z(log_z_by_columns_solution)
 # ## Summary
 #
 # A pixel graph says how likely an image is up to a sum that no training loop can afford; pseudo-likelihood trains it
-# and mean field uses it without that sum. As a classifier it draws poorly. At 0.3 it looks weaker than naive Bayes
-# and a mixture only because an attack cannot see theirs; at 0.1 it is weaker. As a denoiser it gives up clean
-# accuracy to stand heavy noise, and shrinks gradients without hiding them.
+# and mean field uses it without that sum. Trained to classify, it draws poorly. At 0.3 it looks weaker than naive
+# Bayes and a mixture only because the attack cannot see their gradients, and sees its own; at 0.1 it is weaker. As a
+# denoiser it gives up clean accuracy to stand heavy noise, and shrinks gradients without hiding them.
 #
 # **Sources.** The Ising model: {cite}`ising1925beitrag`; its exact solution: {cite}`onsager1944crystal`,
 # {cite}`yang1952spontaneous`. Gibbs sampling of images: {cite}`geman1984stochastic`. Pseudo-likelihood:

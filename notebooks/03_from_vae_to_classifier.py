@@ -131,8 +131,9 @@ def decode(z):
 #
 # $$\mathrm{ELBO}(x) = \mathbb{E}_{q}\big[\log p(x|z)\big] - D_{KL}\big[q(z|x)\,\|\,p(z)\big] .$$
 #
-# Both terms have a closed form. With $\sigma^2 = \frac12$ for a pixel, as in Deep Bayes {cite}`li2019generative`, the first
-# is a squared error. For two normals the second is a sum over the code's numbers:
+# The second term has a closed form: for two normals it is a sum over the code's numbers. The first has none, since the
+# code passes through a network; one drawn code estimates it. For that code, with $\sigma^2 = \frac12$ for a pixel, as in
+# Deep Bayes {cite}`li2019generative`, $\log p(x|z)$ is a squared error:
 #
 # $$\log p(x|z) = -\lVert x - \mathrm{paint}(z)\rVert^2 - \tfrac{784}{2}\log\pi, \qquad
 # D_{KL} = \sum_d \tfrac12\big(\mu_d^2 + \sigma_d^2 - 1\big) - \log\sigma_d .$$
@@ -579,8 +580,9 @@ assert len(set(on_white[:-1])) == 1  # nothing happens up to 0.49
 assert on_white[-1] < on_white[0] - 0.2
 
 # %% [markdown]
-# On black and white images no attack below 0.5 can do anything at all, by any means, with or without gradients. At 0.5 it can
-# light every black pixel, and still put out no white one. Clothes are full of greys, and lose pixels steadily.
+# On black and white images no attack below 0.5 can do anything at all to a model that begins with the threshold, by any
+# means, with or without gradients. `cnn`, which has none, falls there, too. At 0.5 the attack can light every black pixel, and
+# still put out no white one. Clothes are full of greys, and lose pixels steadily.
 #
 # MNIST is nearly black and white. Of the pixels of its first 1,000 test images, the same count gives 6.1 % at $\epsilon =
 # 0.3$, 12.9 % at 0.49 and 99.3 % at 0.5. So the two radii of the document's tables ask a binary model two questions that have

@@ -410,7 +410,7 @@ torch.testing.assert_close(mine, library)
 
 # %% [markdown]
 # Do more steps help? The next picture follows PGD, without its random start, on images that all models get right, and counts after each step how
-# many are fooled. The dashed lines are FGSM with the same $\epsilon$, 0.05. Look at how soon each curve crosses its
+# many are fooled. The dashed lines are FGSM with the same $\epsilon$, 0.05. Look at how soon each curve reaches its
 # dashed line.
 
 # %% tags=["hide-input"]
@@ -432,8 +432,8 @@ _ = figure.legend(loc="outside right center")
 
 # %% [markdown]
 # A step of PGD is a quarter as long as that of FGSM, so the curves start at the bottom. At the quick profile they have
-# reached their lines after four steps, and end above them, by one image each. Twelve images are few; 200 tell more, for the
-# model that is quick to attack.
+# reached their lines after four steps. There `gfz` stays; `cnn` ends above, by one image. Twelve images are few; 200 tell
+# more, for the model that is quick to attack.
 
 # %%
 many = data.as_float(fashion.test_x[:200]).to(device)
@@ -887,6 +887,7 @@ def check_random_sign(answer):
         (tried - many).abs()[room], torch.full_like(many[room], 0.05)
     )
     assert 0.45 < (tried > many)[room].float().mean() < 0.55
+    assert 0 <= tried.min() <= tried.max() <= 1
     wrong = (scores(cnn, tried).argmax(1) != labels)[before].float().mean()
     print(f"random signs: {wrong:.2f}   FGSM: {by_fgsm.value:.2f}")
     assert wrong < by_fgsm.value
@@ -1000,6 +1001,11 @@ def check_averaged_gradient(answer):
     )
     assert agreement[1] < 0.999  # fresh draws differ
     assert agreement[8] > agreement[1]
+    with frozen_noise(gfz, seed):  # where all draws are one, so is their average
+        inside = x[:8].clone().requires_grad_()
+        (g,) = torch.autograd.grad(margin(gfz(inside), y[:8]).sum(), inside)
+        mine = answer(gfz, x[:8], y[:8], 3, generator)
+    torch.testing.assert_close(mine, g, rtol=1e-3, atol=1e-3 * g.abs().max().item())
 
 
 if averaged_gradient(gfz, x[:1], y[:1], 1, torch.Generator()) is not None:

@@ -369,8 +369,8 @@ for kind, eps in ((L2, 1.5), (L2, 3.0), (Linf, 0.1)):
 
 # %% [markdown]
 # The robust networks start lower: this is the price, some points of clean accuracy on 1,000 images. Then the plain line
-# falls, and the others follow slowly. A dotted line marks the radius of the training. It is no wall: robustness fades out
-# on both sides of it.
+# falls, and the others follow slowly. A dotted line marks the radius of the training. It is no wall: the lines run
+# smoothly through it.
 #
 # And each holds in the other's ball. At the quick profile the two are about even at 1.5 in $\ell_2$; at 0.1 in
 # $\ell_\infty$ the one that was trained there leads by some ten points, and far out in $\ell_2$, at 3, the one that was
@@ -495,8 +495,8 @@ assert abs(judge(kept) - by_epoch.max().item()) < 1e-6  # the kept epoch is the 
 
 # %% [markdown]
 # The network that `fit` returns is that of the best epoch. So far, so good. But the number by which it was chosen is not
-# its accuracy. Of twelve epochs that are about equally good we took the one that was luckiest *on these images*. On others
-# it will not be so lucky.
+# its accuracy. Of several late epochs that are about equally good we took the one that was luckiest *on these images*. On
+# others it will not be so lucky.
 #
 # We have the outcome of every held-out image in every epoch, so we can measure the luck. Draw some images to choose by, and
 # judge the chosen epoch by the rest. Do it 500 times. Look at the gap, and at how it depends on the number of images.
@@ -778,8 +778,8 @@ assert said.loc["alexnet-at-pgd", "fgsm"] < said.loc["alexnet-at-pgd", "none"]
 # You will produce it yourself in exercise 2.
 #
 # So a line "adversarial training (FGSM)" in a table *can* be a weak opponent, and beating it under FGSM means nothing; only
-# PGD tells. The AlexNet above is one, the same document's network for MNIST is not: PGD-20 leaves it 67.9 %. Chapter 10 has
-# both in its table.
+# PGD tells. The AlexNet above is one, the same document's network for MNIST is not: PGD-20 leaves it 67.9 %. Chapter 10
+# has that one in its table at full scale.
 
 # %% [markdown]
 # ## At full scale
@@ -857,7 +857,7 @@ report.beside(one, printed, pair, kinds) if len(one) else results.NOT_RUN
 
 # %% [markdown]
 # Now by rule. A printed accuracy under attack says that at least about so much survives; it *stands* if our adaptive
-# interval lies above it, less five points. Of the plain network this asks nothing, for 0.36 % always survive. A stand-in
+# interval lies above it, less five points. Of the plain network this asks nothing: 0.36 % less five points is below zero. A stand-in
 # gets no verdict on a number as published. For the Small ImageNet rows we have no data: 150 classes of ImageNet, chosen at
 # random, are not to be had again.
 #

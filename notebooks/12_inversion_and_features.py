@@ -25,7 +25,7 @@
 # ResNet18 on CIFAR-10. In its Figure 4 the robust network's results look like their targets, and the plain one's like
 # noise. Its Table 3 has the distance between result and target in 192 features of a third network, Inception:
 #
-# | network | Inv. 1 | Inv. 2 |
+# | network | Inv. 1 (Fig. 4) | Inv. 2 (Fig. 11) |
 # | --- | --- | --- |
 # | standard | 30.1 | 30.07 |
 # | robust | 20.05 | 21.18 |
@@ -33,7 +33,8 @@
 # The text concludes that the plain network "can reproduce many examples with almost identical representation vectors", and
 # that "that is not true for the robust model". What stands in the way of a check:
 #
-# - The table does not say how many images it is about, nor from which images the search started.
+# - The table is about the images of two figures, whose captions agree word for word. It does not say over how many images,
+#   nor which figure started from noise.
 # - It has no scale. Is 20 little? How far apart are two photographs of dogs?
 # - "Almost identical" has no number.
 # - The search takes 10,000 steps of length 1. Two images of CIFAR-10 are at most 55 apart.
@@ -291,7 +292,7 @@ for start in ("noise", "another class"):
 
 # %% [markdown]
 # Both networks are matched: each gap is a small part of the nearest real image's. To the plain network this grain *is*
-# a trouser. In pixels, most of the way from the seed to the target is still left, and where the seed was a picture, it
+# a trouser. In pixels, most of the way from the start to the target is still left, and where the start was a picture, it
 # shines through. The robust network's results go about half of that way, and have the outline of the target.
 #
 # Our plain network does not match *better* than the robust one. Only its matches look worse.
@@ -705,7 +706,7 @@ for metric, title in measures.items():
     display(distances(part))
 
 # %% [markdown]
-# The images after the last of the 10,000 steps, from noise: the document's Figure 4.
+# The images after the last of the 10,000 steps, from noise, in the manner of the document's Figures 4 and 11.
 
 # %% tags=["recorded"]
 pictures = {}
@@ -747,7 +748,8 @@ if best == "cpu":  # what the next sentences say
 #
 # Units, too. The document shows two of them, and finds that all the images that activate one most are of one class. Of a
 # hundred units drawn at random, we count how many of the ten most activating test images are of one class, on average; by
-# chance it would be about three. Below that, two units of each network, as in the document's Figures 5 and 12.
+# chance it would be about three. Below that, two units of each network, as in the document's Figures 5 and 12, but without
+# the images that turn a unit on least: those were ranked behind the ReLU, where many tie.
 
 # %% tags=["recorded"]
 chosen = recorded[recorded.metric == "most_of_one_class"]
@@ -755,9 +757,10 @@ display(report.rates(chosen, "metric"))
 chosen = chosen[chosen.seed == chosen.seed.min()].sort_values("model")
 for _, row in chosen.iterrows():
     if sheet := results.picture_of(row):
-        tiles, width = sheet.images[:2].flatten(0, 1), len(sheet.columns)
+        keep = [k for k, word in enumerate(sheet.columns) if not word.startswith("least")]
+        tiles, width = sheet.images[:2, keep].flatten(0, 1), len(keep)
         figure = figures.image_grid(tiles, columns=width, row_titles=[row.model] * 2)
-        for axis, word in zip(figure.axes, sheet.columns, strict=False):
+        for axis, word in zip(figure.axes, [sheet.columns[k] for k in keep], strict=False):
             axis.set_title(word, fontsize=7, loc="center")
 
 # %% tags=["recorded"]
@@ -789,8 +792,8 @@ with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
 
 # %% [markdown]
 # Where we decided: norms are taken image by image (exercise 1 says why it matters). Targets are the first test images. A
-# start of another class is the next unused test image that has one. Inv. 1 and Inv. 2 are not explained, so each kind of
-# start is a row of its own. The last ReLU lets gradients pass.
+# start of another class is the next unused test image that has one. Inv. 1 and Inv. 2 are two figures of whose starts we
+# do not know, so each kind of start is a row of its own. The last ReLU lets gradients pass.
 
 # %% [markdown]
 # ## Exercises
@@ -798,8 +801,8 @@ with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
 # A check stands under each stub. The solutions are hidden; open them when you are done.
 #
 # **1. Spot the bug.** (easy, 10 minutes) The released code computes the gap of a whole batch by `torch.norm(R(x) -
-# wanted) / torch.norm(wanted)`, and keeps, of all steps, the batch for which this is least. As our steps have a fixed
-# length for each image, they go the same way as ours; try to see why. But what is kept is wrong. Write `best_step`:
+# wanted) / torch.norm(wanted)`, and keeps, of all steps, the batch for which this is least. As its steps, too, have a
+# fixed length for each image, they go the same way as ours; try to see why. But what is kept is wrong. Write `best_step`:
 # from the representations at every step `(steps, B, k)` and those wanted `(B, k)`, for each image the step that it
 # should keep.
 

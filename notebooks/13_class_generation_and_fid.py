@@ -635,9 +635,8 @@ assert abs(mean["resnet18", "test"] / mean["resnet18", "training"] - 1) < 0.3
 
 # %% [markdown]
 # In pixels the leak is plain: fitted on the test images, the draws are much closer to them, for each class has their very
-# mean and covariance, up to the cut to $[0, 1]$. Through `resnet18` it is small beside the distance itself, and at this
-# size it is of the order of the scatter between seeds. A leak need not be large to be a leak. And it would grow as images get better, where
-# every tenth counts. It costs nothing to fit on training images, so that is what the corrected rows at full scale do.
+# mean and covariance, up to the cut to $[0, 1]$. Through `resnet18` none can be seen: the three differences scatter about
+# zero. A leak need not be large to be a leak, and it weighs more where images are better and every tenth counts. It costs nothing to fit on training images, so that is what the corrected rows at full scale do.
 
 # %% [markdown]
 # ## Whose features?
@@ -688,7 +687,7 @@ assert (ranks.max(axis=1) - ranks.min(axis=1)).max() >= 3
 # The order of the whole table depends on who looks. Through `vgg16` all that `gfz` and `gbz` had a hand in is far, and what
 # the two networks climbed to is near; through `resnet18` the plain network's are among the worst.
 #
-# The last two columns are the trap. Each network finds *its own* images the farthest of the two. That is not modesty. The climb raises
+# The last two columns are the trap. Each network finds *its own* images the farther of the two. That is not modesty. The climb raises
 # a score that is linear in exactly these features, so it drives them to values that no real image has. Seen through
 # `cnn-at-l2`, the plain network is the better one, and the document's claim is turned round. A judge must not be a party:
 # the extractor must be a third network. And even then one should ask two of them.
@@ -862,7 +861,7 @@ def check_add_batch(answer):
     naive = naive_variance(x.split(128))
     print(f"truth {truth:.6f}, sums in float32 {naive:.6f}, yours {got:.6f}")
     assert n == len(x)
-    assert abs(float(mean) - x.double().mean().item()) < 1e-6
+    assert abs(float(mean) - x.double().mean().item()) < 1e-4
     assert abs(got / truth - 1) < 1e-4 < abs(naive / truth - 1)
 
 
@@ -874,7 +873,7 @@ if add_batch((0, 0.0, 0.0), torch.ones(2)) is not None:
 # Solution: deviations from the batch's own mean are small numbers, and the shift between the means is added in one term.
 def add_batch_solution(state, x):
     n, mean, deviations = state
-    x, total = x.double(), n + len(x)
+    total = n + len(x)
     shift = x.mean() - mean
     deviations = deviations + (x - x.mean()).square().sum() + shift**2 * n * len(x) / total
     return total, mean + shift * len(x) / total, deviations

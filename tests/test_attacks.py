@@ -451,3 +451,11 @@ def test_scores_that_are_nan_stop_the_attack(name):
     attack, kind = ATTACKS[name]
     with pytest.raises(ValueError, match="model must return scores that are numbers, got NaN for 2 images"):
         attack(Broken(), torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), kind(0.1))
+
+
+def test_restarts_on_a_noisy_model_are_compared_by_as_many_draws_as_each_gradient_has():
+    model, judged = Noisy(net(), sigma=0.1).eval(), []
+    x, y = batch()
+    model.register_forward_hook(lambda *_: judged.append(1) if not torch.is_grad_enabled() else None)
+    pgd(model, x, y, Linf(0.1), steps=2, restarts=3, eot=7)
+    assert len(judged) == 3 * 7

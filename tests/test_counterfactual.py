@@ -250,15 +250,18 @@ def test_images_stay_in_range_and_do_not_depend_on_their_company(name):
 
 
 @pytest.mark.parametrize(
-    "make", [*TRIES.values(), lambda model, x: latent_counterfactual(by_code(), x[:, :, :2, :2], steps=2)]
+    ("make", "model", "x"),
+    [
+        *((make, Noisy(small_cnn(), 0.1), images(2)[0]) for make in TRIES.values()),
+        (lambda model, x: latent_counterfactual(model, x, steps=2), by_code(), images(2)[0][:, :, :2, :2]),
+    ],
 )
-def test_nothing_is_left_behind(make):
-    model, (x, _) = Noisy(small_cnn(), 0.1), images(2)
+def test_nothing_is_left_behind(make, model, x):
     model.train()
     before, state = torch.get_rng_state(), [(p.requires_grad, p.grad) for p in model.parameters()]
     given = x.clone()
     make(model, x)
-    assert model.training
+    assert all(part.training for part in model.modules())
     assert model._frozen_seed is None
     assert [(p.requires_grad, p.grad) for p in model.parameters()] == state
     assert torch.equal(torch.get_rng_state(), before)

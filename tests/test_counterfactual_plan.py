@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_attacks_on_models import SIZES
 
-from hybridgen_lib import data, recipes, reproduce, results
+from hybridgen_lib import attacks, data, recipes, reproduce, results
 from hybridgen_lib.attacks import L2, Linf
 from hybridgen_lib.measurement import Estimate, Survival
 from hybridgen_lib.reproduce import DOCUMENTS, counterfactuals, jobs
@@ -152,3 +152,20 @@ def test_what_is_censored_is_on_file_as_such(small, monkeypatch):
     assert right.any()
     assert not item.reached[right].any()
     assert math.isnan(results.load(small).set_index("metric")["value"]["iterations_median"])
+
+
+@pytest.mark.parametrize(("model", "stops"), [("vgg16", True), ("hybrid-shallow", False)])
+def test_the_nearest_is_looked_for_by_the_margin_and_past_the_border_of_one_draw(small, monkeypatch, model, stops):
+    told = []
+
+    def search(model, images, ball_type, *, limit, index, attack, **options):
+        told.append((attack, options.get("frozen", True)))
+        return Survival(list(index), "proximity", [limit] * len(index), [False] * len(index), limit)
+
+    monkeypatch.setattr(counterfactuals, "proximity", search)
+    reproduce.reproduce("hybrid-counterfactuals", model, "proximity-linf-adaptive", results_root=small)
+    (climb, frozen), published = told
+    assert climb.func is attacks.pgd
+    assert climb.keywords == {"steps": 2, "loss": "margin", "random_start": False, "stop_when_fooled": stops}
+    assert frozen
+    assert published == (attacks.fgsm, False)

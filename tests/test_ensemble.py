@@ -448,3 +448,20 @@ def test_how_images_lie_in_memory_changes_nothing(attack, kind, short):
     stretched = torch.stack([x, x], -1)[..., 0]
     assert not stretched.is_contiguous()
     assert torch.equal(attack(model, stretched, y, kind(0.2)), attack(model, x, y, kind(0.2)))
+
+
+def test_rand_has_the_authors_draws_and_losses_and_is_judged_on_ten(short, monkeypatch):
+    told, plain = [], ensemble._suite
+
+    def watched(goal, *arguments):
+        suite, classes = plain(goal, *arguments)
+        perturb = suite.apgd.perturb
+        suite.apgd.perturb = lambda *a, **o: told.append((suite.apgd.loss, suite.apgd.eot_iter, goal.eot)) or perturb(*a, **o)
+        return suite, classes
+
+    monkeypatch.setattr(ensemble, "_suite", watched)
+    model = Noisy(net(classes=4), sigma=0.05).eval()
+    autoattack(model, *batch(model.classifier), Linf(0.05), version="rand")
+    theirs = AutoAttack(model, eps=0.05, norm="Linf", version="rand")
+    assert theirs.attacks_to_run == ["apgd-ce", "apgd-dlr"]
+    assert told == [(loss, theirs.apgd.eot_iter, 10) for loss in ("ce", "dlr")]

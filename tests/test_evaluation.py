@@ -10,7 +10,7 @@ from torch import nn
 from hybridgen_lib import evaluation
 from hybridgen_lib.attacks import L2, Linf, fgm, fgsm, pgd, smallest_blur, smallest_contrast_linear, within
 from hybridgen_lib.attacks import gradient as attacks_by_gradient
-from hybridgen_lib.classifier import frozen_noise
+from hybridgen_lib.classifier import StochasticClassifier, frozen_noise
 from hybridgen_lib.data import load
 from hybridgen_lib.evaluation import accuracy_curve, adaptive_pgd, attack_outcomes, fraction_right, smallest_outcomes
 
@@ -208,3 +208,20 @@ def test_more_images_than_a_pass_holds_are_judged_and_attacked_as_few_are(monkey
     torch.testing.assert_close(pgd(model, x, y, Linf(0.05), steps=3), whole[1], rtol=0, atol=1e-6)
     handle.remove()
     assert max(largest) == 14  # of what is only judged; 7 where a gradient is asked for
+
+
+def test_the_judges_draws_are_none_that_the_attack_has_seen():
+    class Signed(StochasticClassifier):
+        """Right where the sign of the noise is that of the light: half of all draws, whatever the image."""
+
+        def forward(self, x, generator=None):
+            score = self.noise(1, len(x), 1, x, generator)[0, :, 0].sign() * (x.mean((1, 2, 3)) - 0.5)
+            return torch.stack([score, -score], 1)
+
+    def clairvoyant(model, x, y, ball, *, generator):
+        wrong = model(x, generator=generator).argmax(1) != y  # in the draw that the judge would make if it had this source
+        return torch.where(wrong.view(-1, 1, 1, 1), x, 1 - x)
+
+    x, y = torch.full((400, 1, 2, 2), 0.55), torch.zeros(400, dtype=torch.long)
+    outcomes = attack_outcomes(Signed(), (x, y), clairvoyant, Linf, [0.1], draws=1)
+    assert abs(outcomes.right.mean() - 0.5) < 5 * 0.5 / 400**0.5

@@ -5,6 +5,7 @@ import torch
 
 from hybridgen_lib import data, recipes, reproduce, results
 from hybridgen_lib.data import as_float
+from hybridgen_lib.explain import Attribution, Extractor
 from hybridgen_lib.reproduce import DOCUMENTS, explanations, jobs
 from hybridgen_lib.reproduce.jobs import REAL
 
@@ -183,3 +184,50 @@ def test_real_data_has_no_model_to_train(small, monkeypatch):
     monkeypatch.setattr(jobs, "trained", lambda name, *a, **k: asked.append(name) or build(name, *a, **k))
     reproduce.reproduce("interpretable-explained", REAL, "real", results_root=small)
     assert asked == ["resnet18"]  # the extractor
+
+
+@pytest.mark.parametrize(
+    ("way", "output"), [("ig", "probability"), ("ig-adaptive", "score"), ("shap", "probability"), ("shap-adaptive", "score")]
+)
+def test_published_attributions_are_of_the_probability_and_corrected_ones_of_the_score(images, monkeypatch, way, output):
+    """Of the network's own answer; expected gradients compare with training images."""
+    told = []
+
+    def spy(model, x, target, references=None, *, output, **options):
+        told.append((output, target, references))
+        return Attribution(x, x.sum((1, 2, 3)))
+
+    for name in ("integrated_gradients", "expected_gradients"):
+        monkeypatch.setattr(explanations, name, spy)
+    model = recipes.build("cnn", (1, 8, 8), 3, width=4, hidden=16).eval()
+    EXPLAINED.measurements[way].measure(job(images, model))
+    ((explained, target, references),) = told
+    assert explained == output
+    with torch.no_grad():
+        assert torch.equal(target, model(as_float(images.test_x)).argmax(1))
+    assert (target != images.test_y).any()
+    assert references is None if way.startswith("ig") else torch.equal(references, as_float(images.train_x))
+
+
+@pytest.mark.parametrize(
+    ("way", "part"), [("generation", "test"), ("generation-adaptive", "train"), ("draws", "test"), ("draws-adaptive", "train")]
+)
+def test_corrected_class_images_have_seen_no_image_that_they_are_compared_with(images, monkeypatch, way, part):
+    fitted, compared = [], []
+
+    def kept(x, n, generator):
+        fitted.append(x)
+        return x.new_zeros(n, *x.shape[1:])
+
+    monkeypatch.setattr(explanations, "normal_draws", kept)
+    monkeypatch.setattr(explanations, "generate_class", lambda model, x, y, **climb: x)
+    monkeypatch.setattr(explanations, "network_extractor", lambda *a: Extractor(torch.nn.Flatten(), "pixels"))
+    monkeypatch.setattr(explanations, "frechet_jackknife", lambda *sets: compared.append(sets) or (1.0, [1.0, 1.0]))
+    run = jobs.Job(None, images, "cpu", 0, None, lambda name: None, torch.device("cpu"))
+    EXPLAINED.measurements[way].measure(run)
+    x, y = (getattr(images, f"{part}_{end}") for end in "xy")
+    assert len(fitted) == 3
+    assert all(torch.equal(one, as_float(x[y == c])) for c, one in enumerate(fitted))
+    ((_, real, groups),) = compared
+    assert torch.equal(real, as_float(images.test_x).flatten(1))
+    assert groups == explanations.GROUPS

@@ -404,3 +404,17 @@ def test_the_caller_may_have_switched_gradients_off(short):
     with torch.no_grad():
         off = masking_report(model, batch(model), Linf(0.1))
     assert off.equals(masking_report(model, batch(model), Linf(0.1)))
+
+
+def test_the_white_box_is_the_better_of_cross_entropy_and_margin(short):
+    class Stale(nn.Module):
+        """The runner-up is constant, so the margin has no gradient; the third class rises with the light and soon wins."""
+
+        def forward(self, x):
+            rising = 0.5 + 10 * (x.mean((1, 2, 3)) - 0.5)
+            return torch.stack([0 * rising + 1, 0 * rising + 0.9, rising], 1)
+
+    data = torch.full((5, 1, 8, 8), 0.5), torch.zeros(5, dtype=torch.long)
+    values = of(masking_report(Stale(), data, Linf(0.2)), "value")
+    assert values["random search beats gradients"] <= 0
+    assert values["survives any perturbation"] == 0

@@ -11,7 +11,7 @@ from torch import nn
 
 from hybridgen_lib.attacks import L2, Bpda, Linf, Smallest, autoattack, ensemble, pgd, square
 from hybridgen_lib.attacks.ascent import NoGradientError
-from hybridgen_lib.classifier import StochasticClassifier, is_stochastic, wilson
+from hybridgen_lib.classifier import StochasticClassifier, frozen_noise, is_stochastic, wilson
 from hybridgen_lib.data import load
 from hybridgen_lib.evaluation import (
     SUITES,
@@ -567,3 +567,32 @@ def test_images_that_square_cannot_tile_are_refused_before_any_attack():
     with pytest.raises(ValueError, match="x must have a size"):
         evaluate_robustness(model, (torch.rand(4, 1, 14, 14), torch.zeros(4, dtype=torch.long)), L2(0.1), BRIEF)
     assert model.asked <= 4
+
+
+def test_a_model_that_samples_is_averaged_and_autoattacked_by_one_sample_and_judged_by_all(monkeypatch):
+    class Sampling(NoisyShade):
+        samples = 5
+
+        def with_samples(self, samples):
+            return self.twin(samples=samples)
+
+    scripted, model, judged, judge = Scripted(monkeypatch), Sampling(), [], protocol.fraction_right
+    monkeypatch.setattr(protocol, "fraction_right", lambda m, *rest: judged.append(m) or judge(m, *rest))
+    evaluate_robustness(model, shades(), Linf(0.3), Suite(restarts=1))
+    frozen, average = scripted.options("pgd", "surrogate")
+    assert frozen is None
+    assert average.samples == 1
+    assert [called.samples for name, _, called, *_ in scripted.calls] == [5, 5, 1, 5]  # PGD twice, AutoAttack, Square
+    assert all(one is model for one in judged)
+
+
+def test_every_restart_under_frozen_noise_has_a_draw_of_its_own(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(protocol, "frozen_noise", lambda model, seed: seeds.append(seed) or frozen_noise(model, seed))
+    Scripted(monkeypatch)
+    evaluate_robustness(NoisyShade(), shades(), Linf(0.3), Suite(restarts=3, autoattack_images=0))
+    assert len(set(seeds)) == len(seeds) == 4  # three restarts, and Square
+
+
+def test_suites_choose_and_report_on_ten_draws():
+    assert [SUITES[name].draws for name in ("adaptive", "adaptive-sampling-cpu")] == [10, 10]

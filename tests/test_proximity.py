@@ -10,7 +10,7 @@ from torch import nn
 
 from hybridgen_lib.attacks import L2, Linf, fgsm, pgd, smallest_blur, smallest_cw
 from hybridgen_lib.classifier import frozen_noise
-from hybridgen_lib.evaluation import attack_outcomes, proximity, speed
+from hybridgen_lib.evaluation import attack_outcomes, counterfactuals, proximity, speed
 
 PIXELS = 64
 
@@ -315,3 +315,13 @@ def test_speed_refuses(change, message):
     good = {"model": small_cnn(), "data": images(3), "ball": Linf(0.1), "step_size": 0.01}
     with pytest.raises(ValueError, match=message):
         speed(**{**good, **change})
+
+
+def test_all_steps_of_a_batch_are_taken_under_one_draw(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(counterfactuals, "frozen_noise", lambda model, seed: seeds.append(seed) or frozen_noise(model, seed))
+    found = speed(noisy(0.05), images(40), Linf(1e-4), step_size=1e-5, limit=4, index=range(6), batch_size=3)
+    assert not found.reached[found.right].any()
+    batches = -(-int(found.right.sum()) // 3)
+    assert len(seeds) == 4 * batches
+    assert len(set(seeds)) == batches

@@ -536,3 +536,22 @@ def test_a_tilde_in_the_name_of_the_cache_is_the_home(images, monkeypatch, tmp_p
     monkeypatch.setenv("HYBRIDGEN_CACHE", "~/kept")
     assert cache_path("cnn", images).parent == tmp_path / "kept"
     assert data.cache_folder() == tmp_path / "kept" / "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (
+            "gfz",
+            {"width": 64, "hidden": 500, "code": 64, "samples": 10, "epochs": 100, "batch_size": 50, "learning_rate": 1e-4},
+        ),
+        ("hybrid-shallow", {"hidden": 500, "epochs": 350, "batch_size": 150, "learning_rate": 5e-5, "training_m": "zero"}),
+        ("hybrid-deep", {"after": "dense1", "epochs": 350, "batch_size": 150, "learning_rate": 5e-5, "weight": "full"}),
+        ("gby-conv9", {"hidden": 1000, "code": 128, "samples": 10, "epochs": 100, "batch_size": 50, "learning_rate": 1e-4}),
+        ("cama", {"code": 64, "manipulation": 32, "training_m": "zero"}),
+        ("cvae", {"samples": 100, "rule": "nearest"}),
+    ],
+)
+def test_what_documents_and_their_code_state_is_what_paper_has(name, settings):
+    published = RECIPES[name].settings["paper"]
+    assert {key: published[key] for key in settings} == settings

@@ -13,7 +13,7 @@ from test_attacks_on_models import SIZES
 
 from hybridgen_lib import attacks, data, recipes, reproduce, results
 from hybridgen_lib.attacks import L2, Linf
-from hybridgen_lib.classifier import frozen_noise
+from hybridgen_lib.classifier import frozen_noise, is_stochastic
 from hybridgen_lib.evaluation import masking
 from hybridgen_lib.measurement import METRICS, Outcomes
 from hybridgen_lib.models.classical import Probabilities
@@ -583,3 +583,61 @@ def test_a_stamp_goes_with_the_result_that_it_names(tmp_path, monkeypatch):
         (folder / way).write_text(words)
     scope["forget_what_is_gone"]()
     assert sorted(path.name for path in folder.iterdir()) == ["clean", "pgd"]
+
+
+@pytest.mark.parametrize(
+    ("model", "profile", "suite"),
+    [
+        ("gfz", "cpu", "adaptive-sampling-cpu"),
+        ("gfz", "paper", "adaptive"),
+        ("mlp-vib", "cpu", "adaptive"),
+        ("cnn", "cpu", "adaptive"),
+    ],
+)
+def test_what_is_recorded_is_the_whole_protocol(monkeypatch, model, profile, suite):
+    told = []
+    monkeypatch.setattr(jobs, "adaptive_outcomes", lambda *a, **k: told.append((a[2], a[3], k["seed"])) or {"pgd": None})
+    network = recipes.build(model, (1, 8, 8), 3, **SIZES.get(model, {"width": 2, "hidden": 4}))
+    about = jobs.Job(network, None, profile, 4, lambda: None, None, torch.device("cpu"))
+    jobs.worst_case(Linf, (0.1, 0.3)).measure(about)
+    assert told == [([Linf(0.1), Linf(0.3)], suite, 4)]
+
+
+@pytest.mark.parametrize("model", ["cama", "hybrid-deep"])
+def test_without_m_means_that_m_is_set_to_zero(monkeypatch, model):
+    seen = []
+    monkeypatch.setattr(hybrid, "clean", lambda job: seen.append(job.model))
+    network = recipes.build(model, (1, 8, 8), 3, **SIZES.get(model, {"width": 2, "hidden": 4}))
+    DOCUMENTS["hybrid"].measurements["clean-no-m"].measure(jobs.Job(network, None, "cpu", 0, None, None, torch.device("cpu")))
+    assert [one.interventions for one in seen] == [{"m": 0}]
+    assert network.interventions == {}
+
+
+def test_what_the_attacks_of_zoo_are_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(zoo, "pgd", lambda model, x, y, ball, **options: told.append(options))
+    for ball in (Linf(0.3), L2(2.0)):
+        zoo.published_pgd(None, None, None, ball, generator="source")
+    assert told == [
+        {"steps": 40, "step_size": pytest.approx(0.3 / 30), "generator": "source"},
+        {"steps": 50, "step_size": pytest.approx(2.0 / 40), "generator": "source"},
+    ]
+    searches = []
+    monkeypatch.setattr(zoo, "smallest_outcomes", lambda *a, **options: searches.append(options))
+    for way in ("contrast-linear", "contrast-binary", "blur"):
+        DOCUMENTS["zoo"].measurements[way].measure(
+            jobs.Job(torch.nn.Flatten(), None, "cpu", 0, None, None, torch.device("cpu"))
+        )
+    assert [options["project"] for options in searches] == [Linf] * 3  # Foolbox clips what it finds further away
+
+
+@pytest.mark.parametrize(("module", "document", "model"), [(zoo, "zoo", "vae-classifier"), (causalib, "causalib", "mlp-vib")])
+def test_carlini_wagner_meets_a_models_noise_frozen(monkeypatch, module, document, model):
+    x, y = torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.long)
+    frozen = []
+    monkeypatch.setattr(module, "smallest_outcomes", lambda network, *a, **k: frozen.append(not is_stochastic(network)))
+    network = recipes.build(model, (1, 8, 8), 3, **SIZES[model])
+    about = jobs.Job(network, data.ImageData(x, y, x, y, ("a",), "tiny"), "cpu", 0, None, None, torch.device("cpu"))
+    DOCUMENTS[document].measurements["cw"].measure(about)
+    assert frozen == [True]
+    assert is_stochastic(network)

@@ -593,3 +593,10 @@ def test_an_order_of_two_attacks_on_one_model_has_no_adaptive_row(tmp_path):
     rows = board[(board.versus_attack != "") & (board.protocol != "")]
     assert len(rows) == len(pairs)
     assert set(rows.protocol) == {"as_published"}
+
+
+def test_the_worst_case_speaks_before_a_curve_that_leaves_less(tmp_path, data):
+    both(tmp_path, data, (0.1, 0.5), (0.1, 0.5))
+    for model in ("gfz", "dfx"):
+        record(run((0.1, 0.4)), tmp_path, **key(data, model=model, protocol="adaptive", attack="worst-case"))
+    assert score(tmp_path, "gfz", "dfx")["by"].tolist() == ["worst-case"]

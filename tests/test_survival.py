@@ -246,3 +246,10 @@ def test_of_two_models_that_never_get_there_the_difference_is_not_known():
     assert a.estimate("iterations_to_0.4").value == b.estimate("iterations_to_0.4").value == 30  # the document's definition
     fallen = survival([5.0] * 190 + [30.0] * 10, [True] * 190 + [False] * 10)
     assert a.minus(fallen, "iterations_to_0.4") == Estimate(25.0, 25.0, 25.0, 200)
+
+
+def test_intervals_of_a_mean_are_as_wide_as_theory_says():
+    values = torch.rand(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64).clamp_min(0.01)
+    _, low, high, _ = survival(values, [True] * 400, 1.0, "proximity").estimate("proximity")
+    reach = 1.96 * values.std().item() / 20
+    assert high - low == pytest.approx(2 * reach, rel=0.08)
