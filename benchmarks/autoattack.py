@@ -10,7 +10,7 @@ from hybridgen_lib.attacks import Linf, autoattack
 from hybridgen_lib.data import as_float, load
 from hybridgen_lib.recipes import trained
 
-IMAGES, EPS, REPETITIONS = 500, 0.1, 2
+IMAGES, EPS, REPETITIONS = 100, 0.1, 5
 
 
 def main() -> None:

@@ -39,7 +39,8 @@ def _table(table: dict) -> str:
         seconds = case["seconds"]
         times = [f"{min(seconds):.3g}", f"{median(seconds):.3g}"]
         ratios = [f"{min(seconds) / min(reference):.2f}", f"{median(seconds) / median(reference):.2f}"]
-        rows.append([case["case"], *times, *ratios, *(f"{case[key]:.3f}" for key in extra)])
+        counts = [f"{case[key]:.3f}" if isinstance(case[key], float) else str(case[key]) for key in extra]
+        rows.append([case["case"], *times, *ratios, *counts])
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     repetitions = len(reference)

@@ -39,12 +39,12 @@ def test_every_benchmark_keeps_its_repetitions_and_says_on_what_machine():
 
 def test_the_report_computes_ratios(tmp_path):
     cases = [
-        {"case": "ours", "seconds": [1.0, 2.0, 6.0], "left": 0.5},
-        {"case": "theirs", "seconds": [3.0, 5.0, 4.0], "left": 1},
+        {"case": "ours", "seconds": [1.0, 2.0, 6.0], "left": 0.5, "asked": 31},
+        {"case": "theirs", "seconds": [3.0, 5.0, 4.0], "left": 1.0, "asked": 1001},
     ]
     table = {"title": "T", "note": "N.", "reference": "ours", "cases": cases}
     (tmp_path / "t.json").write_text(json.dumps({"benchmark": "t", "machine": {"cores": "2"}, "tables": [table]}))
-    assert "| theirs | 3 | 4 | 3.00 | 2.00 | 1.000 |" in render(tmp_path)
+    assert "| theirs | 3 | 4 | 3.00 | 2.00 | 1.000 | 1001 |" in render(tmp_path)
 
 
 @pytest.mark.parametrize("repetitions", [1, 3])
