@@ -712,7 +712,15 @@ with pd.option_context("display.width", 200):
 # The first line is the one to check a laboratory by, and nearly fits: an undefended network falls to nothing here as there
 # (FGSM leaves ours one image in a hundred, theirs seven). CausalIB does not fit. The document has 81 and 54 % of MNIST left
 # at 50/255. Of ours, trained as the text says, FGSM leaves next to nothing, and PGD nothing. No stronger attack was needed
-# to refute it.
+# to refute it. Nor does mixup: printed at 21 % under FGSM, ours keeps 3, and under AutoAttack at 8/255, below, 14 % where the
+# plain network keeps 69. Mixing images made it weaker.
+#
+# What was trained on attacks does keep something. By PGD, with a fifth of the document's epochs, it is 62 % under PGD-20,
+# where the document has 70, and 56 in the worst case. By FGSM it is less than it looks: 72 % under FGSM, 32 under PGD-20
+# (the document: 76 and 68), and 9 in the worst case. So ours has half learned its own attack by heart (chapter 09), with the
+# repair of a random start and all. Only the protocol shows how far: PGD on the margin leaves it 35 %, and what AutoAttack
+# takes beyond that shows in no sign of its masking report, below. The network trained by PGD loses four points to
+# AutoAttack.
 
 # %% tags=["recorded"]
 left = partial(
@@ -728,6 +736,14 @@ if best == "cpu":
     }
     assert family["mlp-causalib"] < 0.55 < 0.65 < min(family["mlp"], family["mlp-vib"])
     assert max(left(name, "worst-case", 0.1) for name in family) < 0.02
+    attacked_in_training = {
+        "mlp-at-fgsm": {"fgsm": 0.72, "pgd": 0.32, "pgd-margin": 0.35, "worst-case": 0.09},
+        "mlp-at-pgd": {"pgd": 0.62, "worst-case": 0.56},
+    }
+    for name, kept in attacked_in_training.items():
+        assert {k: round(left(name, k, eps), 2) for k in kept} == kept
+    assert left("mlp-mixup", "fgsm", eps) < 0.05
+    assert left("mlp-mixup", "autoattack", 8 / 255) < 0.2
     whole = {name: left(name, "worst-case", 8 / 255) for name in family}
     assert whole["mlp-causalib"] < 0.55 < 0.65 < min(whole["mlp"], whole["mlp-vib"])
 
@@ -916,7 +932,10 @@ rows = everything[(everything.data == "mnist") & (everything.seed == 0)]
 pd.DataFrame({name: recorded_checks(rows, name) for name in order}).T
 
 # %% [markdown]
-# XXREADXX
+# Read this table with care. At 50/255 the only "fails" is one image of 1,000, and so is the first "passes" of CausalIB: where
+# nothing is left, the checks have nothing to compare. The other passes are clear, and the plain network and mixup have theirs
+# with nothing left. The network trained by FGSM passes all four, and what PGD-20 says of it is more than three times too
+# much.
 #
 # ## The verdict
 #
@@ -959,6 +978,7 @@ sheets = sheets[sheets.model.isin(order)].assign(
 if best == "cpu":
     trio = sheets[sheets.model.isin(["mlp", "mlp-vib", "mlp-causalib"])]
     assert (trio.verdict != "fail").all()
+    assert (sheets[sheets.model == "mlp-at-fgsm"].verdict == "pass").all()
 sheets.pivot_table("cell", "sign", "model", "first", sort=False) if len(
     sheets
 ) else results.NOT_RUN
@@ -1112,11 +1132,13 @@ check_penalty(penalty_on_solution)
 # %% [markdown]
 # ## Summary
 #
-# A bottleneck makes a network keep fewer nats of an image, but nothing in it says that a small change of the image must make a small
-# change of the code, and under the first honest attack nothing is left of it. The causal loss, in the one reading in which its
-# equations hold, penalises the size of the last layer and does not see where an image lies in the code; an instrument is of use where a coefficient is
-# unknown and something is hidden. Of eight ways to train, adversarial training resists, CiiV's noise resists in part, smoothing proves
-# a little, and the checks against masking pass what has no robustness and fail what has some.
+# A bottleneck makes a network keep fewer nats of an image, but nothing in it says that a small change of the image must make
+# a small change of the code, and at 50/255 the first honest attack leaves nothing of it. The causal loss, in the one reading
+# in which its equations hold, penalises the size of the last layer and does not see where an image lies in the code; on
+# MNIST it costs 17 points at 8/255. An instrument is of use where a coefficient is unknown and something is hidden. Of eight
+# ways to train, adversarial training resists; in the sketch of this chapter CiiV has not fallen to the one adapted attack
+# that was tried; smoothing proves a little. And the checks against masking pass what has no robustness and fail what has
+# some.
 #
 # **Sources.** VIB: {cite}`alemi2017deep`; its second reading: {cite}`korshunova2021closer`. Interventions and instruments:
 # {cite}`pearl2009causality`. CiiV: {cite}`tang2021adversarial`. Smoothing: {cite}`cohen2019certified`. mixup:

@@ -236,7 +236,7 @@ _ = figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right cente
 
 # %% [markdown]
 # On the left many dots lie near the diagonal, but most of those sit in its lower corner, where model and copy both lose
-# nearly everything. Of the numbers above 20 % about one in six comes back; most of those are of `zoo`'s Gaussian mixtures.
+# nearly everything. Of the numbers above 20 % about one in six comes back; half of those are of `zoo`'s Gaussian mixtures.
 # On the right nearly all drop to the floor. The exceptions are the models behind a threshold, `causalib`'s at 8/255, and
 # `interpretable`'s pair. (A third of the dots on the left are stand-ins.) The same in numbers: the median of what is
 # printed, and of ours by either protocol, over the claims that have both. (The adaptive runs use fewer images, so a strong
@@ -268,7 +268,7 @@ high = on_the_left[on_the_left.value > 0.2]
 back = high[(high.ours - high.value).abs() < 0.05]
 print(f"dots above 20 % on the left: {len(high)}, near the diagonal: {len(back)}")
 assert 0.1 < len(back) / len(high) < 0.25
-assert (back.model == "gmm").mean() > 0.5
+assert 0.4 <= (back.model == "gmm").mean() <= 0.6
 assert near[both.document == "zoo"].mean() > 0.4
 assert both["adaptive"].median() < both["as_published"].median()
 
