@@ -713,7 +713,10 @@ with pd.option_context("display.width", 200):
 # (FGSM leaves ours one image in a hundred, theirs seven). CausalIB does not fit. The document has 81 and 54 % of MNIST left
 # at 50/255. Of ours, trained as the text says, FGSM leaves next to nothing, and PGD nothing. No stronger attack was needed
 # to refute it. Nor does mixup: printed at 21 % under FGSM, ours keeps 3, and under AutoAttack at 8/255, below, 14 % where the
-# plain network keeps 69. Mixing images made it weaker.
+# plain network keeps 69. Mixing images made it weaker. Smoothing, printed at 34 and 13 %, keeps two images in a hundred. But
+# half of that radius, 24/255, it does resist (Figure 4, below): under PGD on the margin, averaged over its noise, 57 of 100
+# images are left, where the plain network, VIB and CausalIB keep two or fewer. Of what was not trained on attacks, and has
+# been run so far, the best is the plain old defence with a proof.
 #
 # What was trained on attacks does keep something. By PGD, with a fifth of the document's epochs, it is 62 % under PGD-20,
 # where the document has 70, and 56 in the worst case. By FGSM it is less than it looks: 72 % under FGSM, 32 under PGD-20
@@ -742,6 +745,12 @@ if best == "cpu":
     }
     for name, kept in attacked_in_training.items():
         assert {k: round(left(name, k, eps), 2) for k in kept} == kept
+    assert left("mlp-smoothing", "pgd", eps) < 0.05
+    resists = {name: left(name, "pgd-margin", 24 / 255) for name in order[:6]}
+    resists = {name: kept for name, kept in resists.items() if not math.isnan(kept)}
+    assert max(resists, key=resists.get) == "mlp-smoothing"
+    assert resists["mlp-smoothing"] > 0.5
+    assert max(resists[name] for name in family) < 0.025
     assert left("mlp-mixup", "fgsm", eps) < 0.05
     assert left("mlp-mixup", "autoattack", 8 / 255) < 0.2
     whole = {name: left(name, "worst-case", 8 / 255) for name in family}
@@ -777,7 +786,7 @@ if best == "cpu":
 
 # %% [markdown]
 # The larger $\alpha$ costs nothing. It is the causal loss, the very term that was to make the network robust, that makes it
-# weaker here.
+# weaker here. (One training each; other seeds may move these numbers by a few points.)
 #
 # The seeds beside each other, for the three models that are to have three.
 
@@ -1136,8 +1145,8 @@ check_penalty(penalty_on_solution)
 # a small change of the code, and at 50/255 the first honest attack leaves nothing of it. The causal loss, in the one reading
 # in which its equations hold, penalises the size of the last layer and does not see where an image lies in the code; on
 # MNIST it costs 17 points at 8/255. An instrument is of use where a coefficient is unknown and something is hidden. Of eight
-# ways to train, adversarial training resists; in the sketch of this chapter CiiV has not fallen to the one adapted attack
-# that was tried; smoothing proves a little. And the checks against masking pass what has no robustness and fail what has
+# ways to train, adversarial training resists; smoothing resists at half of the radius, and proves a little; in the sketch of
+# this chapter CiiV has not fallen to the one adapted attack that was tried. And the checks against masking pass what has no robustness and fail what has
 # some.
 #
 # **Sources.** VIB: {cite}`alemi2017deep`; its second reading: {cite}`korshunova2021closer`. Interventions and instruments:
