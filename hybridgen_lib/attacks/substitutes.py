@@ -57,7 +57,8 @@ def transfer(
     check_model(model)
     check_model(source, "source")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    wrong = torch.zeros(len(check_images(x)), dtype=torch.bool, device=x.device)
+    check_labels(y, images=len(check_images(x)))
+    wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     if len(x) > 0 and not is_stochastic(model):
         with torch.no_grad(), evaluating(model):
             scores = check_scores(model(x), len(x))
