@@ -413,8 +413,8 @@ print(at_half.round(2).to_string())
 # %% [markdown]
 # With frozen noise the two searches agree, and at 0.5 they leave no more than one class can hold: here nothing. With fresh
 # noise the very same model "keeps" about a half and a third of its images at a radius at which each may become the grey
-# square, because the searches stopped before they got there. At the quick profile the linear search leaves it more than the binary one, and it asked only 50
-# times: with a thousand it would have more luck still. This is the pattern of the document: 0.966 and 0.749 for its
+# square, because the searches stopped before they got there. At the quick profile the linear search leaves it more than
+# the binary one, and it asked only 50 times: with a thousand it would have more luck still. This is the pattern of the document: 0.966 and 0.749 for its
 # CNN-VAE, but 0.920 and 0.92 for its CNN, which has no noise.
 #
 # Three rules follow. Freeze the noise while searching, or ask each question several times; then judge on fresh draws.

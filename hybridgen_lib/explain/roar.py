@@ -39,6 +39,7 @@ from hybridgen_lib.attacks import Linf, fgsm
 from hybridgen_lib.classifier import check_choice, check_model, check_number, evaluating, frozen_noise
 from hybridgen_lib.data import ImageData, as_float, cache_folder, check_data
 from hybridgen_lib.evaluation import attack_outcomes
+from hybridgen_lib.evaluation.outcomes import device_of
 from hybridgen_lib.explain.attribution import integrated_gradients
 from hybridgen_lib.measurement import Outcomes
 
@@ -244,9 +245,8 @@ def attributions(model: nn.Module, images: ImageData, seed: int = 0) -> tuple[Te
 
 def _identity(model: nn.Module, images: ImageData, seed: int) -> str:
     """Models of equal weights may be different classifiers, by a rule or an intervention, so what they answer counts, too."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.no_grad(), evaluating(model), frozen_noise(model, seed):
-        answers = model(as_float(images.test_x[:8]).to(device)).cpu().numpy().tobytes()
+        answers = model(as_float(images.test_x[:8]).to(device_of(model))).cpu().numpy().tobytes()
     about = [IG, images.checksum, seed, getattr(model, "samples", 1), recipes.fingerprint(model)]
     about.append(hashlib.sha256(answers).hexdigest())
     about.append(
@@ -256,11 +256,10 @@ def _identity(model: nn.Module, images: ImageData, seed: int) -> str:
 
 
 def _explained(model: nn.Module, x: Tensor, seed: int) -> Tensor:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     scores = []
     with evaluating(model), frozen_noise(model, seed):
         for part in tqdm(x.split(250), desc="explain", disable=None, leave=False):
-            pixels = as_float(part).to(device)
+            pixels = as_float(part).to(device_of(model))
             with torch.no_grad():
                 answer = model(pixels).argmax(1)
             scores.append(pixel_scores(integrated_gradients(model, pixels, answer, **IG).values).cpu())
