@@ -1,4 +1,4 @@
-"""What `causalib`'s eight ways of training cost, in training and at every prediction; PGD training beside a peer's attack."""
+"""What `causalib`'s eight ways cost, in training and at every prediction, beside a bare loop and a peer's attack."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from hybridgen_lib.training import fit
 
 PROFILE, BATCHES, REPETITIONS = "cpu", 3, 5
 PLAIN, ATTACKED, PEER = "mlp", "mlp-at-pgd", "mlp-at-pgd, attacked by torchattacks"
+BY_HAND = "mlp, a bare loop with torch's default Adam"
 NOTE = "Three dense layers, 1024 units, 28x28, batches of 100, one core."
 
 
@@ -31,6 +32,7 @@ def main() -> None:
     names = [f"{PLAIN}-{way}" if way else PLAIN for way in WAYS]
     models = {name: build(name, (1, 28, 28), 10, PROFILE) for name in names}
     epochs = {name: partial(_epoch, name, model, images) for name, model in models.items()}
+    epochs[BY_HAND] = partial(_by_hand, build(PLAIN, (1, 28, 28), 10, PROFILE), images)
     epochs[PEER] = partial(_by_peer, build(ATTACKED, (1, 28, 28), 10, PROFILE), images)
     x = as_float(images.train_x[:100])
     answers = {name: partial(_answer, model.eval(), x) for name, model in models.items()}
@@ -52,6 +54,16 @@ def _epoch(name: str, model: nn.Module, images: ImageData) -> None:
     settings = {**recipe.settings[PROFILE], "epochs": 1}
     with redirect_stderr(io.StringIO()):  # a bar for every repetition
         recipe.train(model, settings, images, seed=0, device="cpu", checkpoint=None, label=name)
+
+
+def _by_hand(model: nn.Module, images: ImageData) -> None:
+    """The plain training as a tutorial has it."""
+    settings = RECIPES[PLAIN].settings[PROFILE]
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=settings["learning_rate"])
+    for x, y in zip(images.train_x.split(settings["batch_size"]), images.train_y.split(settings["batch_size"]), strict=True):
+        optimizer.zero_grad()
+        F.cross_entropy(model(as_float(x)), y).backward()
+        optimizer.step()
 
 
 def _by_peer(model: nn.Module, images: ImageData) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -69,7 +70,8 @@ def left(rows: pd.DataFrame, model: str, attack: str, eps: float) -> float:
     ``ValueError`` if ``rows`` hold several, of two seeds for example: to pool them would hide that they differ.
     """
     rows = without_stages(rows)
-    part = rows[(rows["model"] == model) & (rows["attack"] == attack) & (rows["eps"] == eps) & (rows["variant"] == "")]
+    part = rows[(rows["model"] == model) & (rows["attack"] == attack) & (rows["variant"] == "")]
+    part = part[np.isclose(part["eps"], eps, rtol=1e-6, atol=0)]  # a radius may have been computed in another way
     part = part[(part["metric"] == "accuracy") & (part["norm"] == "linf")]
     if len(part) > 1:
         apart = [name for name in ("data", "profile", "seed", "protocol", "steps", "reading") if part[name].nunique() > 1]
@@ -155,16 +157,20 @@ def every_claim(board: pd.DataFrame) -> pd.DataFrame:
     Columns ``where, claim, ε, printed``, then for each protocol ours, in per cent where it is a share, and the verdict or the
     reason why there is none. Several seeds stand side by side in a cell.
     """
-    same = "document locator printed kind data model versus versus_attack versus_eps metric attack norm eps steps"
+    same = ["document", "locator", "printed", "kind", "data", "model", "versus", "versus_attack", "versus_eps", "metric"]
+    same += ["attack", "norm", "eps", "steps", "reading", "relation"]
+    by_claim: dict[tuple, list] = {}
+    for row in board.itertuples():
+        about = tuple(str(getattr(row, name)) for name in same)  # as words, for no NaN equals another
+        by_claim.setdefault(about, []).append(row)
     lines = []
-    for _, rows in board.groupby([*same.split(), "reading", "relation"], sort=False, dropna=False):
-        claim = next(rows.itertuples())
+    for claim, *others in by_claim.values():
         line = {"where": claim.locator, "claim": _about(claim), "ε": radius(claim.eps)}
         line["printed"] = "" if math.isnan(claim.value) else f"{claim.relation} {_printed(claim.value, claim.unit)}".strip()
         for protocol, title in PROTOCOL_TITLES.items():
-            mine = rows[rows["protocol"].isin([protocol, ""])]
-            line[title] = "; ".join(_ours(row) for row in mine[mine["ours"].notna()].itertuples())
-            line[f"{title}: verdict"] = "; ".join(dict.fromkeys(_said(row) for row in mine.itertuples()))
+            mine = [row for row in (claim, *others) if row.protocol in (protocol, "")]
+            line[title] = "; ".join(_ours(row) for row in mine if not math.isnan(row.ours))
+            line[f"{title}: verdict"] = "; ".join(dict.fromkeys(map(_said, mine)))
         lines.append(line)
     columns = [name for title in PROTOCOL_TITLES.values() for name in (title, f"{title}: verdict")]
     return pd.DataFrame(lines, columns=["where", "claim", "ε", "printed", *columns])

@@ -1037,7 +1037,7 @@ assert (distances["by counting"] > 0).sum() < (distances["by descent"] > 0).sum(
 
 # %% tags=["recorded"]
 three = ["logreg", "nb", "gmm"]
-recorded = results.load().query("document == 'zoo' and data == 'mnist' and model in @three")
+recorded = results.load(document="zoo").query("data == 'mnist' and model in @three")
 best = next((p for p in ("paper", "cpu") if p in set(recorded.profile)), "")  # the larger
 recorded = recorded[recorded.profile == best]
 recorded = recorded.sort_values("model", key=lambda m: m.map(three.index), kind="stable")

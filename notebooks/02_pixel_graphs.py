@@ -879,7 +879,7 @@ assert undecided["after"] < undecided["before"]
 
 # %% tags=["recorded"]
 shown = ["nb", "gmm", "mrf", "cnn", "cnn-mrf"]
-recorded = results.load().query("document == 'zoo' and data == 'mnist' and variant == ''")
+recorded = results.load(document="zoo").query("data == 'mnist' and variant == ''")
 best = next((p for p in ("paper", "cpu") if p in set(recorded.profile)), "")  # the larger
 recorded = recorded[(recorded.profile == best) & recorded.model.isin(shown)]
 recorded = recorded.sort_values("model", key=lambda m: m.map(shown.index), kind="stable")

@@ -776,7 +776,7 @@ print(f"\nthe field adds {100 * (crf_extra - 1):.0f} % to cnn-vae-binary")
 # %% tags=["recorded"]
 dense = ["cvae", "nn", "vae-classifier", "vae-classifier-pretrained"]
 convolutional = ["cnn-vae", "cnn-vae-binary", "cnn-vae-crf", "cnn", "cnn-binary"]
-recorded = results.load().query("document == 'zoo' and data == 'mnist' and variant == ''")
+recorded = results.load(document="zoo").query("data == 'mnist' and variant == ''")
 best = next((p for p in ("paper", "cpu") if p in set(recorded.profile)), "")  # the larger
 recorded = recorded[recorded.profile == best]
 order = [*dense, "cvae@rule=mse", *convolutional, "cnn-mrf"]
@@ -872,7 +872,7 @@ if best == "cpu":
 # 82.1 and 47.4 under FGSM, 67.8 and 23.7 under PGD.
 
 # %% tags=["recorded"]
-everything = results.load().query("document == 'zoo' and data == 'mnist'")
+everything = results.load(document="zoo").query("data == 'mnist'")
 part = everything.query("model == 'cnn-vae' and profile == @best and metric == 'accuracy'")
 part = part[(part.protocol == "as_published") & (part.norm == "linf")]
 part = part[part.attack.isin(["fgsm", "pgd"])]

@@ -474,7 +474,7 @@ _ = figures.image_grid(grid, titles, columns=11)
 # ours: real Fashion-MNIST, 60,000 training images, the first 1,000 test images.
 
 # %% tags=["recorded"]
-recorded = results.load().query("document == 'deepbayes' and data == 'fashion-mnist'")
+recorded = results.load(document="deepbayes").query("data == 'fashion-mnist'")
 recorded = recorded.query("metric == 'clean_accuracy' and attack == 'none'")
 recorded = recorded.sort_values("model", key=lambda m: m.map([*names, "cnn"].index))
 report.rates(recorded, "metric")

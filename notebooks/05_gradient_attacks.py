@@ -755,7 +755,7 @@ print(f"the widest band spans {100 * (live.high - live.low).max():.0f} points")
 # First, the models themselves: their accuracy on clean images.
 
 # %% tags=["recorded"]
-recorded = results.load().query("document == 'deepbayes' and data == 'fashion-mnist'")
+recorded = results.load(document="deepbayes").query("data == 'fashion-mnist'")
 best = next((p for p in ("paper", "cpu") if p in set(recorded.profile)), "")  # the larger
 recorded = recorded[recorded.profile == best]
 recorded = recorded.sort_values("model", key=lambda m: m.map(names.index), kind="stable")

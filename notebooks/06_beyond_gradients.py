@@ -887,7 +887,7 @@ assert (nothing & right).sum() > right.sum() / 2
 discriminative = ["logreg", "nn", "cnn", "cnn-mrf", "cnn-binary"]
 discriminative += ["vae-classifier", "vae-classifier-pretrained"]
 generative = ["nb", "mrf", "gmm", "cvae", "cnn-vae", "cnn-vae-binary", "cnn-vae-crf"]
-recorded = results.load().query("document == 'zoo' and data == 'mnist' and variant == ''")
+recorded = results.load(document="zoo").query("data == 'mnist' and variant == ''")
 best = next((p for p in ("paper", "cpu") if p in set(recorded.profile)), "")  # the larger
 recorded = recorded[(recorded.profile == best) & (recorded.metric == "accuracy")]
 published, worst = recorded.protocol == "as_published", recorded.attack == "worst-case"

@@ -588,7 +588,7 @@ _ = figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
 plain = ["vgg16", "dbx-fc1", "gbz-conv9", "gby-conv9", "cama"]
 heads = ["hybrid-shallow", "hybrid-deep"]
 family = [*plain, *heads, *(f"{head}@{FREE_CODE}" for head in heads)]
-everything = results.load().query("document == 'hybrid' and claim_data == 'cifar10'")
+everything = results.load(document="hybrid").query("claim_data == 'cifar10'")
 best = next((p for p in ("paper", "cpu") if p in set(everything.profile)), "")
 everything = everything[everything.profile == best]
 recorded = everything[everything.model.isin(family)]

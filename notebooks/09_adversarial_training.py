@@ -795,7 +795,7 @@ assert said.loc["alexnet-at-pgd", "fgsm"] < said.loc["alexnet-at-pgd", "none"]
 # accuracy first.
 
 # %% tags=["recorded"]
-recorded = results.load().query("document == 'interpretable' and chapter == '09'")
+recorded = results.load(document="interpretable").query("chapter == '09'")
 best = next((p for p in ("paper", "cpu") if p in set(recorded.profile)), "")  # the larger
 pair = ["resnet18", "resnet18-at-l2"] if best == "paper" else ["cnn", "cnn-at-l2"]
 recorded = recorded[(recorded.profile == best) & recorded.model.isin(pair)]

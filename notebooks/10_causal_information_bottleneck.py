@@ -679,7 +679,7 @@ if profile == "quick":
 # the worst case of the whole adaptive protocol, which the document does not have.
 
 # %% tags=["recorded"]
-everything = results.load().query("document == 'causalib'")
+everything = results.load(document="causalib")
 best = next((p for p in ("paper", "cpu") if p in set(everything.profile)), "")
 everything = everything[everything.profile == best]
 claims = results.claims().query("document == 'causalib' and kind == 'level'")

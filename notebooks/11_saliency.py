@@ -845,7 +845,7 @@ assert rows.places["gradient"].max() < 0.5
 # both networks' maps, with 95 % intervals over images, in hundredths.
 
 # %% tags=["recorded"]
-recorded = results.load().query("document == 'interpretable' and chapter == '11'")
+recorded = results.load(document="interpretable").query("chapter == '11'")
 best = next((p for p in ("paper", "cpu") if p in set(recorded.profile)), "")  # the larger
 recorded = recorded[recorded.profile == best]
 smoothnesses = recorded[recorded.metric.isin(["ig_smoothness", "shap_smoothness"])]

@@ -676,7 +676,7 @@ for axis, word in zip(figure.axes, fashion.classes, strict=False):
 # and 30. *As published* is the image after the last step; *adaptive* is the best of all steps.
 
 # %% tags=["recorded"]
-recorded = results.load().query("document == 'interpretable' and chapter == '12'")
+recorded = results.load(document="interpretable").query("chapter == '12'")
 best = next((p for p in ("paper", "cpu") if p in set(recorded.profile)), "")  # the larger
 recorded = recorded[recorded.profile == best]
 measures = {

@@ -701,7 +701,7 @@ assert (ranks.max(axis=1) - ranks.min(axis=1)).max() >= 3
 # of the jackknife above. The features are part of every number; only with the FID weights would it be an FID.
 
 # %% tags=["recorded"]
-recorded = results.load().query("document == 'interpretable' and chapter == '13'")
+recorded = results.load(document="interpretable").query("chapter == '13'")
 recorded = recorded[recorded.metric.isin(["frechet_distance", "fid"])]
 best = next((p for p in ("paper", "cpu") if p in set(recorded.profile)), "")  # the larger
 recorded = recorded[recorded.profile == best]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from fixtures_models import Constant, Noisy, images, small_cnn
 from torch import nn
 
+from hybridgen_lib.classifier import frozen_noise
 from hybridgen_lib.explain import extractors
 from hybridgen_lib.explain.extractors import (
     Extractor,
@@ -262,6 +263,13 @@ X = torch.zeros(3, 1, 8, 8)
 def test_bad_input_names_the_argument(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_a_network_whose_noise_is_frozen_is_still_refused():
+    """A copy of it would draw again."""
+    noisy = Noisy(Constant())
+    with frozen_noise(noisy, 0), pytest.raises(ValueError, match="network must be a fixed function"):
+        Extractor(noisy, "a")
 
 
 def test_inception_wants_one_or_three_channels(called_official):

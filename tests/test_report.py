@@ -229,6 +229,7 @@ def test_what_is_left_is_one_models_accuracy_under_one_attack_in_linf():
     by_code = rows.head(1).assign(variant="code", value=0.9)
     assert report.left(pd.concat([rows, by_code]), "a", "pgd", 0.1) == pytest.approx(0.6)
     assert math.isnan(report.left(rows, "a", "fgsm", 0.1))
+    assert report.left(rows, "a", "pgd", 0.1 + 1e-9) == report.left(rows, "a", "pgd", 0.1)
     with pytest.raises(ValueError, match=r"several, by seed$"):
         report.left(pd.concat([rows, rows.head(1).assign(seed=1)]), "a", "pgd", 0.1)
 

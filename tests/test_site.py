@@ -28,7 +28,6 @@ QUIET = [
 HARMLESS = "strict mode: use allowUnionTypes"  # the widget player's schema checker, on its own schema
 
 pytestmark = pytest.mark.browser
-every_chapter = pytest.mark.parametrize("chapter", CHAPTERS)
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -85,26 +84,39 @@ def visit(browser, address):
     context.close()
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_page_needs_no_other_host_and_logs_no_error(visit, path):
-    page = visit.open(path)
-    page.wait_for_load_state("networkidle")
-    assert visit.outside == []
-    assert visit.complaints == []
-
-
-@pytest.mark.parametrize("path", PAGES)
-def test_page_fits_a_phone(browser, address, path):
-    context = browser.new_context(viewport={"width": 390, "height": 800})
-    page = Visit(context, address).open(path)
-    page.wait_for_load_state("networkidle")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+@pytest.fixture(scope="module")
+def opened(request, browser, address):
+    """The visit of one page, until it asks for nothing more; every test of that page shares it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    visit = Visit(context, address)
+    visit.open(request.param).wait_for_load_state("networkidle")
+    yield visit
     context.close()
 
 
+every_page = pytest.mark.parametrize("opened", PAGES, indirect=True)
+every_chapter = pytest.mark.parametrize("opened", CHAPTERS, indirect=True)
+
+
+@every_page
+def test_page_needs_no_other_host_and_logs_no_error(opened):
+    assert opened.outside == []
+    assert opened.complaints == []
+
+
+@every_page
+def test_page_fits_a_phone(opened):
+    wide = opened.page.viewport_size
+    opened.page.set_viewport_size({"width": 390, "height": 800})
+    try:
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    finally:
+        opened.page.set_viewport_size(wide)
+
+
 @every_chapter
-def test_mathematics_is_set(visit, chapter):
-    page = visit.open(chapter)
+def test_mathematics_is_set(opened):
+    page = opened.page
     page.wait_for_selector("mjx-container", timeout=15_000)
     page.evaluate("MathJax.startup.promise")
     assert page.locator("mjx-merror").count() == 0
@@ -112,8 +124,32 @@ def test_mathematics_is_set(visit, chapter):
 
 
 @every_chapter
-def test_slider_moves_the_picture_without_a_kernel(visit, chapter):
-    page = visit.open(chapter)
+def test_pictures_are_there(opened):
+    missing = "[...document.images].filter(i => i.checkVisibility() && !(i.complete && i.naturalWidth)).map(i => i.src)"
+    assert opened.page.evaluate(missing) == []
+
+
+@every_chapter
+def test_pictures_are_described(opened):
+    described = opened.page.eval_on_selector_all(".cell_output img", "images => images.map(image => image.alt)")
+    assert described
+    assert all(len(words) > 20 and not words.endswith(".png") for words in described), described
+
+
+@every_chapter
+def test_chapter_can_be_downloaded_and_launched(opened):
+    links = opened.page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
+    name = Path(opened.page.url).stem
+    assert any(
+        link.startswith("https://colab.research.google.com/") and link.endswith(f"notebooks/{name}.ipynb") for link in links
+    )
+    assert any(link.startswith("https://mybinder.org/") and f"notebooks/{name}.ipynb" in unquote(link) for link in links)
+    assert any(link.endswith(f"{name}.ipynb") and link.startswith(opened.address) for link in links)
+
+
+@every_chapter
+def test_slider_moves_the_picture_without_a_kernel(opened):
+    page = opened.page
     page.wait_for_selector(".noUi-handle", timeout=15_000)
     picture = page.locator(".jupyter-widgets img:visible").first
     assert picture.get_attribute("alt")
@@ -124,46 +160,13 @@ def test_slider_moves_the_picture_without_a_kernel(visit, chapter):
 
 
 @every_chapter
-def test_solution_shows_only_when_asked_for(visit, chapter):
-    page = visit.open(chapter)
-    hidden = page.locator("details.hide", has=page.get_by_text("Show the solution")).first
+def test_solution_shows_only_when_asked_for(opened):
+    hidden = opened.page.locator("details.hide", has=opened.page.get_by_text("Show the solution")).first
     solution = hidden.locator("pre").first
     assert not solution.is_visible()
     hidden.locator("summary").click()
     assert solution.is_visible()
     assert "Solution" in solution.inner_text()
-
-
-@every_chapter
-def test_pictures_are_there(visit, chapter):
-    page = visit.open(chapter)
-    page.wait_for_load_state("networkidle")
-    assert (
-        page.evaluate(
-            "[...document.images].filter(i => i.checkVisibility() && !(i.complete && i.naturalWidth)).map(i => i.src)"
-        )
-        == []
-    )
-
-
-@every_chapter
-def test_pictures_are_described(visit, chapter):
-    page = visit.open(chapter)
-    described = page.eval_on_selector_all(".cell_output img", "images => images.map(image => image.alt)")
-    assert described
-    assert all(len(words) > 20 and not words.endswith(".png") for words in described), described
-
-
-@every_chapter
-def test_chapter_can_be_downloaded_and_launched(visit, chapter):
-    page = visit.open(chapter)
-    links = page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
-    name = Path(chapter).stem
-    assert any(
-        link.startswith("https://colab.research.google.com/") and link.endswith(f"notebooks/{name}.ipynb") for link in links
-    )
-    assert any(link.startswith("https://mybinder.org/") and f"notebooks/{name}.ipynb" in unquote(link) for link in links)
-    assert any(link.endswith(f"{name}.ipynb") and link.startswith(visit.address) for link in links)
 
 
 def test_search_finds_a_word(visit):

@@ -58,6 +58,14 @@ def test_training_lowers_the_objective_and_repeats_exactly():
     assert torch.equal(weights(a), weights(b))
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+def test_any_integers_are_labels(kind):
+    a, b = net(), net()
+    fit(a, cross_entropy, X, Y, **SETTINGS)
+    fit(b, cross_entropy, X, Y.to(kind), **SETTINGS)
+    assert torch.equal(weights(a), weights(b))
+
+
 def test_another_seed_is_another_run():
     a, b = net(), net()
     fit(a, cross_entropy, X, Y, **SETTINGS, seed=0)

@@ -88,6 +88,9 @@ def test_outcomes_are_still_read():
     assert isinstance(measured_from(measured.to_dict()), Outcomes)
 
 
+DISTANCES = SetDistances(5, {"d": 0.0}, {"d": [0.0, 1.0]})
+
+
 @pytest.mark.parametrize(
     ("make", "name"),
     [
@@ -98,11 +101,14 @@ def test_outcomes_are_still_read():
         (lambda: Values([1], {"m": [math.nan]}), "values"),
         (lambda: Values([1], {"m": [0.0]}, -1.0), "seconds"),
         (lambda: Values([1], {"m": [0.0]}).estimate("other"), "metric"),
+        (lambda: Values([1], {"m": [0.0]}).minus(Values([1], {"m": [0.0]}), "other"), "metric"),
+        (lambda: Values([1], {"m": [0.0]}).minus(Values([1], {"other": [0.0]}), "m"), "metric"),
         (lambda: SetDistances(1, {"d": 0.0}, {"d": [0.0, 1.0]}), "n"),
         (lambda: SetDistances(5, {"d": 0.0}, {"e": [0.0, 1.0]}), "left_out"),
         (lambda: SetDistances(5, {"d": 0.0}, {"d": [0.0]}), "left_out"),
         (lambda: SetDistances(5, {"d": math.inf}, {"d": [0.0, 1.0]}), "values"),
         (lambda: SetDistances(5, {"d": 0.0}, {"d": [0.0, 1.0]}).estimate("other"), "metric"),
+        (lambda: DISTANCES.minus(DISTANCES, "other"), "metric"),
     ],
 )
 def test_bad_measurements_are_refused(make, name):

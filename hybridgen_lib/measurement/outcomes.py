@@ -60,7 +60,7 @@ class Outcomes:
     seconds: list[float] = field(default_factory=list)
 
     def __post_init__(self):
-        index = [check_number(i, "index", low=0, integer=True) for i in self.index]
+        index = [i if type(i) is int and i >= 0 else check_number(i, "index", low=0, integer=True) for i in self.index]
         epsilons = [check_number(float(e), "epsilons", low=0) for e in self.epsilons]
         check_number(self.draws, "draws", low=1, integer=True)
         n, radii = len(index), len(epsilons)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.stats import beta, norm
 from torch import Tensor, nn
 
 from hybridgen_lib.classifier import (
@@ -114,6 +113,8 @@ def certified_radius(wins: int, votes: int, sigma: float, error: float = 0.001) 
 
     Source: Cohen et al. (2019), equation 3 with p_B = 1 - p_A.
     """
+    from scipy.stats import beta, norm  # half a second, which only those who ask should wait
+
     votes = check_number(votes, "votes", low=0, integer=True)
     wins = check_number(wins, "wins", low=0, high=votes, integer=True)
     check_number(sigma, "sigma", low=0)

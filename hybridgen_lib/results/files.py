@@ -225,10 +225,12 @@ def _check_outcomes(key: Mapping, outcomes: Measured) -> None:
         raise ValueError(f"attack must be 'none' exactly where no radius was measured; got {key['attack']!r}")
 
 
-def read(root) -> list[dict]:
-    """All result files: key, provenance, rows as written, and the outcomes; ``ValueError`` names a bad file."""
+def read(root, document: str | None = None) -> list[dict]:
+    """All result files, or one document's: key, provenance, rows as written, the outcomes; ``ValueError`` names a bad file."""
+    if document is not None:
+        check_choice(document, "document", DOCUMENTS)
     found = []
-    for path in sorted(folder(root).rglob("*.json")):
+    for path in sorted((folder(root) / (document or "")).rglob("*.json")):
         if path.name.startswith("."):
             continue
         try:
@@ -257,8 +259,8 @@ def outcomes_of(key: Mapping, root: str | Path | None = None) -> Measured:
     return measured_from(json.loads(path.read_text())["outcomes"])
 
 
-def load(root: str | Path | None = None) -> pd.DataFrame:
-    """Every recorded number, one row each, computed anew from the outcomes per image.
+def load(root: str | Path | None = None, *, document: str | None = None) -> pd.DataFrame:
+    """Every recorded number (of one document), one row each, computed anew from the outcomes per image.
 
     Columns: the key (document, data, model, profile, seed, protocol, attack, ...), metric, eps, value, low, high, n,
     seconds, and the provenance. Never holds a quick run.
@@ -266,7 +268,7 @@ def load(root: str | Path | None = None) -> pd.DataFrame:
     measured = ["metric", "eps", "value", "low", "high", "n", "seconds"]
     source = ["version", "commit", "changed_since", "device", "torch", "data_checksum", "date"]
     columns = [*_KEY, *measured, *source]
-    items = read(root)
+    items = read(root, document)
     if not items:
         return pd.DataFrame(columns=columns)
     runs = pd.DataFrame([{**item["provenance"], **item["key"]} for item in items])

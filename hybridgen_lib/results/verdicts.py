@@ -10,7 +10,7 @@ import pandas as pd
 from hybridgen_lib.classifier import check_choice
 from hybridgen_lib.measurement import Estimate, Outcomes, Survival, Values, paired_difference
 from hybridgen_lib.results.documents import NOT_RUN, claims
-from hybridgen_lib.results.files import DOCUMENTS, PROFILES, PROTOCOLS, file_of, read
+from hybridgen_lib.results.files import PROFILES, PROTOCOLS, file_of, read
 
 __all__ = ["claim_verdict", "number_verdict", "order_verdict", "scoreboard"]
 
@@ -230,9 +230,7 @@ def scoreboard(document: str | None = None, chapter: str | None = None, root: st
     `causalib`'s claims in l2, AutoAttack by three readings of a radius and C&W at any distance: its protocol is in linf. Nor
     has an order of two attacks on one model, as the adaptive protocol knows only the strongest.
     """
-    if document is not None:
-        check_choice(document, "document", DOCUMENTS)
-    table, items, rows = claims(), read(root), []
+    table, items, rows = claims(), read(root, document), []
     known = sorted(set(table["chapter"]))
     if chapter is not None:
         check_choice(chapter, "chapter", known)
