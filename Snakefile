@@ -73,7 +73,7 @@ BETAS["0.05"] = ["0", "0.01", "0.05", "0.2", "0.5", "1"]
 WEIGHTS = ["norm=l1", "norm=l2", *[f"alpha={a},beta={b}" for a in BETAS for b in BETAS[a]], "beta=6.6"]
 WEIGHTS = [f"mlp-causalib@{change}" for change in WEIGHTS]
 CAUSALIB_WAYS = ["clean", "fgsm", "pgd", "pgd-margin", "fgsm-code", "pgd-code", "transfer-fgsm", "transfer-pgd", "cw", "autoattack"]
-CAUSALIB_WAYS += ["autoattack-l2", "autoattack-half", "autoattack-rms", "worst-case", "masking"]
+CAUSALIB_WAYS += ["autoattack-l2", "autoattack-half", "autoattack-rms", "worst-case", "masking", "noise"]
 L2_WAYS = ["clean", "pgd-l2", "pgd-margin-l2", "worst-case"]
 PAIR, CIFAR_PAIR, GENERATIVE = ["cnn", "cnn-at-l2"], ["resnet18", "resnet18-at-l2"], ["gfz", "gfy", "gbz", "gby"]
 EXPLAIN_WAYS = ["ig", "ig-adaptive", "shap", "shap-adaptive", "inversion-noise", "inversion-another-class", "units"]
@@ -128,7 +128,8 @@ ONLY["interpretable"] = dict.fromkeys(EXPLAIN_WAYS[:7] + ["generation", "generat
 ONLY["interpretable"] |= dict.fromkeys(["real", "draws", "draws-adaptive"], ["real-data"]) | {"samples": GENERATIVE}
 NAMED = [*MLP, *ALEXNET, *RESNET34, *WIDERESNET]
 ONLY["causalib"] = {way: NAMED for way in CAUSALIB_WAYS[6:]}
-ONLY["causalib"] |= {way: [n for n in NAMED if n.endswith(("-vib", "-causalib"))] for way in ["fgsm-code", "pgd-code"]}
+NOISY = [name for name in NAMED if name.endswith(("-vib", "-causalib"))]
+ONLY["causalib"] |= {"fgsm-code": NOISY, "pgd-code": NOISY, "noise": NOISY + WEIGHTS}
 
 
 def ways_of(document, model):

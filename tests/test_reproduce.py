@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from test_attacks_on_models import SIZES
+from torch import nn
 
 from hybridgen_lib import attacks, data, recipes, reproduce, results
 from hybridgen_lib.attacks import L2, Linf
 from hybridgen_lib.classifier import frozen_noise, is_stochastic
 from hybridgen_lib.evaluation import masking
 from hybridgen_lib.measurement import METRICS, Outcomes
+from hybridgen_lib.models.bottleneck import Bottleneck
 from hybridgen_lib.models.classical import Probabilities
 from hybridgen_lib.models.gazes import Gazes
 from hybridgen_lib.reproduce import DOCUMENTS, causalib, hybrid, interpretable, jobs, zoo
@@ -277,7 +279,8 @@ def test_every_measurement_of_causalib_writes_its_file(many, model, monkeypatch)
     table = results.load(many)
     assert set(table["model"]) == set(table["claim_model"]) == {model}
     assert set(table["stand_in"]) == {""}
-    shown = {"clean", "fgsm", "pgd", "pgd-margin"}
+    shown = {"clean", "fgsm", "pgd", "pgd-margin", "noise"}
+    assert ("noise" in ways) == (model not in ("mlp", "mlp-ciiv"))
     if model in causalib.ABLATION:
         assert set(ways) == shown
         assert results.reports(many).empty
@@ -303,6 +306,23 @@ def test_every_measurement_of_causalib_writes_its_file(many, model, monkeypatch)
     monkeypatch.setattr(jobs, "trained", lambda *a, **k: pytest.fail("measured again"))
     assert [reproduce.reproduce("causalib", model, way, results_root=many) for way in ways] == paths
     assert {path: path.stat().st_mtime_ns for path in paths} == before
+
+
+def test_the_noise_in_a_code_against_numbers_by_hand():
+    """Two pixels, a code of two, two classes: everything about it can be written down."""
+    model = Bottleneck(nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.Linear(2, 2)), 2, code=2, draws=20_000)
+    for part in (model.trunk[1], model.mean, model.decoder):
+        part.weight.data, part.bias.data = torch.eye(2), torch.zeros(2)
+    model.spread.weight.data.zero_()
+    model.spread.bias.data = 5 + torch.tensor([0.5, 2.0]).expm1().log()  # sigma is 0.5 and 2
+    x = torch.tensor([[0.75, 0.25], [0.0, 0.5]])[:, None, None]
+    found = causalib.noise_in_the_code(model, x, torch.tensor([0, 0]), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found["lead"], torch.tensor([0.5, -0.5]))
+    torch.testing.assert_close(found["slope"], torch.tensor([2.0, 2.0]))
+    by_hand = [sum(0.5 * (m**2 + s**2 - 1) - math.log(s) for m, s in zip(row, (0.5, 2), strict=True)) for row in x.flatten(1)]
+    torch.testing.assert_close(found["rate"], torch.stack(by_hand))
+    torch.testing.assert_close(found["lead_noise"], torch.full((2,), 4.25**0.5), rtol=0.02, atol=0)  # of z_0 - z_1
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("model", ["cnn", "cnn-at-l2"])
@@ -373,6 +393,7 @@ def pretended(monkeypatch, tmp_path):
         [("sign", 0.0, "<= 1", "pass", "words", 2)], columns=["sign", "value", "passes", "verdict", "meaning", "n"]
     )
     monkeypatch.setattr(causalib, "masking_report", lambda *a, **k: sheet)
+    monkeypatch.setattr(causalib, "noise_in_the_code", lambda model, x, y, generator: {"rate": torch.zeros(len(x))})
     return tmp_path
 
 
@@ -427,7 +448,7 @@ def test_every_model_of_a_plan_is_a_recipe_with_valid_changes(document):
     assert set(plan.claim_models) <= set(plan.models)
     assert set(plan.exact) - set(plan.models) <= set(causalib.ABLATION)
     for way in plan.measurements.values():
-        assert set(way.only) <= set(causalib.MODELS)
+        assert set(way.only) <= {*causalib.MODELS, *causalib.ABLATION}
 
 
 def test_the_ablation_is_that_of_the_claims():

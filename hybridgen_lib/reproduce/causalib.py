@@ -8,22 +8,29 @@ ways.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
 
 from hybridgen_lib.attacks import L2, Linf, autoattack, fgsm, pgd, smallest_cw
 from hybridgen_lib.attacks.balls import Ball
-from hybridgen_lib.classifier import frozen_noise, is_stochastic
+from hybridgen_lib.attacks.gradient import LOSSES
+from hybridgen_lib.classifier import IMAGES_PER_PASS, frozen_noise, is_stochastic
+from hybridgen_lib.data import as_float
 from hybridgen_lib.evaluation import adaptive_pgd, attack_outcomes, masking_report, smallest_outcomes
-from hybridgen_lib.measurement import Outcomes
+from hybridgen_lib.measurement import Outcomes, Values
+from hybridgen_lib.models.bottleneck import Bottleneck
 from hybridgen_lib.models.classical import Probabilities
 from hybridgen_lib.recipes.causalib import NETWORKS, WAYS
 from hybridgen_lib.reproduce.jobs import (
     ADAPTIVE_IMAGES_PLAIN,
+    CLEAN_IMAGES,
     Document,
     Job,
     Measurement,
@@ -126,6 +133,34 @@ def _masking(eps: float, job: Job) -> pd.DataFrame:
     return masking_report(job.model, job.images, Linf(eps), other, index=index, seed=job.seed)
 
 
+def noise_in_the_code(model: Bottleneck, x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """What a noisy code does to each of N images (float32 in [0, 1]) with labels y (N,): four numbers (N,) by name.
+
+    ``rate`` is KL of the code from a standard Normal, in nats. ``lead`` is how far the true class is ahead of the best other,
+    in logits, at the mean code; ``lead_noise`` its standard deviation over the model's draws, ``slope`` the l1 norm of its
+    gradient in the image: by lead / slope a linear network would have to be moved in linf.
+    """
+    x = x.detach().requires_grad_()
+    q = model.encode(x)
+    lead = -LOSSES["margin"](model.decoder(q.loc), y)
+    (gradient,) = torch.autograd.grad(lead.sum(), x)
+    with torch.no_grad():
+        rate = kl_divergence(q, Normal(0.0, 1.0, validate_args=False)).sum(1)
+        scores = model.decoder(model.codes(q, generator))
+        drawn = -LOSSES["margin"](scores.flatten(0, 1), y.repeat(len(scores))).unflatten(0, (len(scores), -1))
+    slope = gradient.flatten(1).abs().sum(1)
+    return {"rate": rate, "lead": lead.detach(), "lead_noise": drawn.std(0), "slope": slope}
+
+
+def _noise(job: Job) -> Values:
+    x, y = job.images.test_x[:CLEAN_IMAGES], job.images.test_y[:CLEAN_IMAGES]
+    began, generator, found = time.perf_counter(), torch.Generator().manual_seed(job.seed), []
+    for some, labels in zip(x.split(IMAGES_PER_PASS), y.split(IMAGES_PER_PASS), strict=True):
+        found.append(noise_in_the_code(job.model, as_float(some).to(job.device), labels.to(job.device), generator))
+    numbers = {name: torch.cat([part[name] for part in found]).cpu() for name in found[0]}
+    return Values(list(range(len(x))), numbers, time.perf_counter() - began)
+
+
 def _measurements(eps: float, epsilons: tuple[float, ...], worst: tuple[float, ...]) -> dict[str, Measurement]:
     """``eps`` is the radius of the tables, ``epsilons`` the curves', ``worst`` the adaptive protocol's."""
     released = {"loss": "ce of the softmax of probabilities"}
@@ -163,6 +198,7 @@ def _measurements(eps: float, epsilons: tuple[float, ...], worst: tuple[float, .
         **curves,
         **{name: replace(way, only=NOISY) for name, way in code.items()},
         **{name: replace(way, only=MODELS) for name, way in tables.items()},
+        "noise": Measurement({"protocol": "adaptive", "attack": "noise-in-the-code"}, {}, _noise, only=(*NOISY, *ABLATION)),
     }
 
 
