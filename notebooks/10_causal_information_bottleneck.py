@@ -714,8 +714,15 @@ with pd.option_context("display.width", 200):
 # to refute it. mixup does not fit either: printed at 21 % under FGSM, ours keeps 3, and under AutoAttack at 8/255, below, 14 %
 # where the plain network keeps 69. Mixing images made it weaker. Smoothing, printed at 34 and 13 %, keeps two images in a hundred. But
 # at half of that radius, 24/255, it does resist (Figure 4, below): under PGD on the margin, averaged over its noise, 57 of 100
-# images are left, where the plain network, VIB and CausalIB keep two or fewer. Of what was not trained on attacks, and has
-# been run so far, the best is the plain old defence with a proof.
+# images are left, where the plain network, VIB and CausalIB keep two or fewer.
+#
+# CiiV resists best of what was not trained on attacks. Its 94 % under FGSM say nothing, for that gradient is masked, as we saw
+# on clothes. PGD-20 leaves 10 (printed: 72 and 48). But PGD on the margin, averaged over the noise and led by the stand-in,
+# finds no more, and at 24/255 CiiV keeps 91 of 100. Look at the data for the reason. More than 80 % of the pixels of a digit are
+# black. The threshold sees $2x - 1$ plus noise of at most 0.9, so no black pixel turns bright before $x = 0.05$, which is 13/255.
+# At 24/255 one in twenty does. What is black and white to begin with loses nothing by being looked at in black and white.
+# (CiiV has not met the whole protocol yet, and its masking report, below, has one sign that fails: squares at random places find
+# what its own gradient does not.)
 #
 # What was trained on attacks does keep something. By PGD, with a fifth of the document's epochs, it is 62 % under PGD-20,
 # where the document has 70, and 56 in the worst case. By FGSM it is less than it looks: 72 % under FGSM, 32 under PGD-20
@@ -751,12 +758,24 @@ if best == "cpu":
         assert {k: round(left(name, k, eps), 2) for k in kept} == kept
     assert left("mlp-smoothing", "pgd", eps) < 0.05
     resists = {name: left(name, "pgd-margin", 24 / 255) for name in order[:6]}
-    resists = {name: kept for name, kept in resists.items() if not math.isnan(kept)}
-    assert max(resists, key=resists.get) == "mlp-smoothing"
+    assert sorted(resists, key=resists.get)[-2:] == ["mlp-smoothing", "mlp-ciiv"]
+    assert resists["mlp-ciiv"] > 0.85
+    assert left("mlp-ciiv", "fgsm", eps) > 0.9
+    assert left("mlp-ciiv", "transfer-fgsm", eps) < 0.3
+    assert max(left("mlp-ciiv", way, eps) for way in ("pgd", "pgd-margin")) < 0.15
     assert resists["mlp-smoothing"] > 0.5
     assert max(resists[name] for name in family) < 0.025
     assert left("mlp-mixup", "fgsm", eps) < 0.05
     assert left("mlp-mixup", "autoattack", 8 / 255) < 0.2
+
+# %%
+dark = torch.zeros(1, 1, 28, 28, device=device)
+lit = {}
+for k in (0, 12, 24):
+    glances, kept = ciiv.glances(dark + k / 255, gazes, generator())
+    lit[k] = (glances.mean() / kept.mean()).item()
+assert lit[0] == lit[12] == 0
+assert 0.04 < lit[24] < 0.06
 
 # %% [markdown]
 # Is it at least better than what it is built on? At 8/255, where the attack has not won yet, the document prints 56 % under
@@ -790,13 +809,46 @@ if best == "cpu":
 # The larger $\alpha$ costs nothing. It is the causal loss, the very term that was to make the network robust, that makes it
 # weaker here. (One training each; other seeds may move these numbers by a few points.)
 #
-# The seeds beside each other, for the three models that are to have three.
+# How can it? The loss asks that the scores answer alike to any noise in the code. Shrink what the noise does to them, and
+# they do. So look at four numbers, means over 1,000 digits: how far the true class leads, in logits; by how much the noise
+# moves that lead; how steep the lead is in the image (the $\ell_1$ norm of its gradient); and the rate, how much the code
+# tells, in nats. The last column is lead over slope: how far away in $\ell_\infty$, in 255ths, the boundary would be if all were
+# linear.
+
+# %% tags=["recorded"]
+noise = everything[everything.attack == "noise-in-the-code"]
+noise = noise[(noise.data == "mnist") & noise.model.isin(between)]
+noise = noise.pivot_table("value", ["model", "seed"], "metric")
+noise = noise.sort_index(
+    key=lambda names: names.map(lambda n: between.index(n) if n in between else n)
+)
+if best == "cpu":
+    without, with_loss = (noise.loc[name, 0] for name in between[1:])
+    assert with_loss.lead_noise < without.lead_noise / 6
+    assert without.lead / 3 < with_loss.lead < without.lead / 2
+    assert without.slope / 2 < with_loss.slope < without.slope
+    assert with_loss.rate > without.rate + 2
+    assert noise.loc["mlp-vib"].rate.min() > with_loss.rate
+    assert noise.loc["mlp-vib"].lead_noise.min() > 3
+reach = {"255 lead / slope": 255 * noise.lead / noise.slope} if len(noise) else {}
+noise.assign(**reach).round(2) if len(noise) else results.NOT_RUN
+
+# %% [markdown]
+# With the causal loss the noise moves the lead by 0.5 logits, without it by 3.9: an eighth. The lead itself shrinks, too, to less
+# than half, but the slope shrinks less than the lead, so the boundary comes nearer. The code also tells more, 9 nats in place
+# of 6. But that is not it, for VIB's tells as much, and VIB resists. What VIB has, and CausalIB has not, is a noise that is
+# heard. One reading: a network that wants to be sure in spite of noise has to put its classes far apart. Where its decoder
+# no longer hears the noise, it need not.
+#
+# The seeds beside each other, for the three models that are to have three, at 8/255, where something is left.
 
 # %% tags=["recorded"]
 trio = everything[everything.model.isin(["mlp", "mlp-vib", "mlp-causalib"])]
 trio = trio[trio.data == "mnist"]
-table = at(trio, eps).pivot_table("value", ["model", "seed"], "attack", "first", sort=False)
-wanted = [c for c in ("none", "fgsm", "pgd", "worst-case") if c in table]
+table = at(trio, 8 / 255).pivot_table(
+    "value", ["model", "seed"], "attack", "first", sort=False
+)
+wanted = [c for c in ("none", "fgsm", "pgd", "pgd-margin") if c in table]
 table[wanted].round(3) if len(table) else results.NOT_RUN
 
 # %% [markdown]
@@ -943,10 +995,11 @@ rows = everything[(everything.data == "mnist") & (everything.seed == 0)]
 pd.DataFrame({name: recorded_checks(rows, name) for name in order}).T
 
 # %% [markdown]
-# Read this table with care. At 50/255 the only "fails" is one image of 1,000, and so is the first "passes" of CausalIB: where
-# nothing is left, the checks have nothing to compare. The other passes are clear, and the plain network and mixup have theirs
-# with nothing left. The network trained by FGSM passes all four, and what PGD-20 says of it is more than three times too
-# much.
+# Read this table with care. Two cells fail. That of the plain network is one image of 1,000, and so is the first "passes" of
+# CausalIB: where nothing is left, the checks have nothing to compare. That of CiiV is no accident: one step along its own
+# gradient leaves 94 %, one step along a stranger's 23. The other passes are clear, and the plain network and mixup have
+# theirs with nothing left. The network trained by FGSM passes all four, and what PGD-20 says of it is more than three times
+# too much.
 #
 # ## The verdict
 #
@@ -990,6 +1043,8 @@ if best == "cpu":
     trio = sheets[sheets.model.isin(["mlp", "mlp-vib", "mlp-causalib"])]
     assert (trio.verdict != "fail").all()
     assert (sheets[sheets.model == "mlp-at-fgsm"].verdict == "pass").all()
+    failed = sheets[(sheets.model == "mlp-ciiv") & (sheets.verdict == "fail")]
+    assert list(failed.sign) == ["random search beats gradients"]
 sheets.pivot_table("cell", "sign", "model", "first", sort=False) if len(
     sheets
 ) else results.NOT_RUN
@@ -1005,8 +1060,8 @@ table = timed.pivot(index="case", columns="timed", values="ratio").round(1)
 table.reindex(timed.case.unique()) if len(table) else results.NOT_RUN
 
 # %% [markdown]
-# When this was written, a bottleneck added half to the price of training, CiiV took three times as long, and PGD of 20
-# steps thirteen times. Smoothing and CiiV send the bill later: a prediction asks the network ten and nine times, and CiiV's
+# When this was written, a bottleneck added some six tenths to the price of training, CiiV took three times as long, and PGD of 20
+# steps sixteen times. Smoothing and CiiV send the bill later: a prediction asks the network ten and nine times, and CiiV's
 # glances have to be made as well, so that it costs twenty times as much.
 
 # %% [markdown]
@@ -1145,11 +1200,11 @@ check_penalty(penalty_on_solution)
 #
 # A bottleneck makes a network keep fewer nats of an image, but nothing in it says that a small change of the image must make
 # a small change of the code, and at 50/255 the first honest attack leaves nothing of it. The causal loss, in the one reading
-# in which its equations hold, penalises the size of the last layer and does not see where an image lies in the code; on
-# MNIST it costs 17 points at 8/255. An instrument is of use where a coefficient is unknown and something is hidden. Of eight
-# ways to train, adversarial training resists; smoothing resists at half of the radius, and proves a little; in the sketch of
-# this chapter CiiV has not fallen to the one adapted attack that was tried. And the checks against masking pass what has no robustness and fail what has
-# some.
+# in which its equations hold, penalises the size of the last layer and does not see where an image lies in the code. On
+# MNIST it silences the noise and costs 17 points at 8/255. An instrument is of use where a coefficient is unknown and
+# something is hidden. Of eight ways to train, adversarial training resists. Smoothing and CiiV resist at half of the radius;
+# smoothing proves a little of it, CiiV has yet to meet the whole protocol. And the checks against masking pass what has no
+# robustness and fail what has some.
 #
 # **Sources.** VIB: {cite}`alemi2017deep`; its second reading: {cite}`korshunova2021closer`. Interventions and instruments:
 # {cite}`pearl2009causality`. CiiV: {cite}`tang2021adversarial`. Smoothing: {cite}`cohen2019certified`. mixup:

@@ -236,9 +236,9 @@ _ = figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right cente
 
 # %% [markdown]
 # On the left many dots lie near the diagonal, but most of those sit in its lower corner, where model and copy both lose
-# nearly everything. Of the numbers above 20 % about one in six comes back; half of those are of `zoo`'s Gaussian mixtures.
+# nearly everything. Of the numbers above 20 % about one in seven comes back; half of those are of `zoo`'s Gaussian mixtures.
 # On the right nearly all drop to the floor. The exceptions are the models behind a threshold, `causalib`'s at 8/255, and
-# `interpretable`'s pair. (A third of the dots on the left are stand-ins.) The same in numbers: the median of what is
+# `interpretable`'s pair. (A quarter of the dots on the left are stand-ins.) The same in numbers: the median of what is
 # printed, and of ours by either protocol, over the claims that have both. (The adaptive runs use fewer images, so a strong
 # attack may seem to leave a little more.)
 
@@ -259,7 +259,8 @@ print(f"from: {', '.join(sorted(set(much[near[much.index]].key.str.split('/').st
 fell = (much["adaptive"] < much["value"] - 0.05).mean()
 print(f"of those printed above 20 %, fallen by more than five points: {fell:.0%}")
 assert fell > 0.5
-assert near.mean() > 0.4 > 0.25 > near[much.index].mean()
+assert 0.3 < near.mean() < 0.5
+assert near[much.index].mean() < 0.25
 on_the_left = dots[dots.protocol == "as_published"]
 print(
     f"dots on the left: {len(on_the_left)}, stand-ins: {(on_the_left.stand_in != '').sum()}"
@@ -267,7 +268,7 @@ print(
 high = on_the_left[on_the_left.value > 0.2]
 back = high[(high.ours - high.value).abs() < 0.05]
 print(f"dots above 20 % on the left: {len(high)}, near the diagonal: {len(back)}")
-assert 0.1 < len(back) / len(high) < 0.25
+assert 0.1 < len(back) / len(high) < 0.17
 assert 0.4 <= (back.model == "gmm").mean() <= 0.6
 assert near[both.document == "zoo"].mean() > 0.4
 assert both["adaptive"].median() < both["as_published"].median()
