@@ -328,8 +328,9 @@ _ = figure.legend(patches, shown, loc="outside lower center", ncols=3, fontsize=
 # %% [markdown]
 # The small mark is the accuracy without attack. On MNIST the models behind a threshold are on top, whether they draw or
 # decide: a digit is black and white, and a threshold rubs out what an attack may add (chapter 03). Below them come two
-# networks that were trained on attacks, and the CNN-VAE, which was not, between the two; then the other models that draw. The networks that decide keep little more than a fifth at most. Even naive Bayes, the poorest
-# classifier of all, keeps more than twice that; the pixel graph is level with the CNN. On Fashion-MNIST it is as plain:
+# networks that were trained on attacks, and the CNN-VAE, which was not, between the two; then the other models that draw.
+# Of the networks that decide, smoothing keeps almost half (chapter 10), the others little more than a fifth at most. Even
+# naive Bayes, the poorest classifier of all, keeps more; the pixel graph is level with the CNN. On Fashion-MNIST it is as plain:
 # the five that draw, Deep CAMA among them, keep 42 to 49 %; those that decide keep nothing, and so do those that draw
 # *features* instead of pixels.
 #
