@@ -718,8 +718,8 @@ with pd.option_context("display.width", 200):
 #
 # CiiV resists best of what was not trained on attacks. Its 94 % under FGSM say nothing, for that gradient is masked, as we saw
 # on clothes. PGD-20 leaves 10 (printed: 72 and 48). But PGD on the margin, averaged over the noise and led by the stand-in,
-# finds no more, and at 24/255 CiiV keeps 91 of 100. Look at the data for the reason. More than 80 % of the pixels of a digit are
-# black. The threshold sees $2x - 1$ plus noise of at most 0.9, so no black pixel turns bright before $x = 0.05$, which is 13/255.
+# finds no more, and at 24/255 CiiV keeps 91 of 100. Look at the data for the reason. Most pixels of a digit are black.
+# The threshold sees $2x - 1$ plus noise of at most 0.9, so no black pixel turns bright before $x = 0.05$, which is 13/255.
 # At 24/255 one in twenty does. What is black and white to begin with loses nothing by being looked at in black and white.
 # (CiiV has not met the whole protocol yet, and its masking report, below, has one sign that fails: squares at random places find
 # what its own gradient does not.)

@@ -104,14 +104,13 @@ def test_page_needs_no_other_host_and_logs_no_error(opened):
     assert opened.complaints == []
 
 
-@every_page
-def test_page_fits_a_phone(opened):
-    wide = opened.page.viewport_size
-    opened.page.set_viewport_size({"width": 390, "height": 800})
-    try:
-        assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
-    finally:
-        opened.page.set_viewport_size(wide)
+@pytest.mark.parametrize("path", PAGES)
+def test_page_fits_a_phone(browser, address, path):
+    context = browser.new_context(viewport={"width": 390, "height": 800})
+    page = Visit(context, address).open(path)
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
 
 
 @every_chapter
