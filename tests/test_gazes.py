@@ -176,13 +176,36 @@ def test_the_place_of_a_gaze_is_always_kept_and_the_corner_is_not(shape):
     assert not always[maps < 0.88].any()
 
 
-def test_the_first_gaze_is_the_middle():
-    model, x = gazes(loud=5.0), pictured()
+def test_all_gazes_are_taken_in_order_the_first_in_the_middle():
+    model = gazes(loud=5.0)
     assert model.sharpness[0, 4, 4] == 1
-    with torch.no_grad():
-        one = model.with_samples(1)(x, generator(2))
-        torch.testing.assert_close(one, model.classify(*model.features(x, torch.tensor([0]), generator(2)))[0])
-        assert not torch.allclose(one, model.classify(*model.features(x, torch.tensor([1]), generator(2)))[0])
+    assert model.chosen(pictured()).tolist() == list(range(9))
+    before = generator(2)
+    assert torch.equal(model.chosen(pictured(), before), ALL)
+    assert torch.equal(before.get_state(), generator(2).get_state())  # nothing is drawn where nothing is chosen
+
+
+@pytest.mark.parametrize("samples", [1, 2, 4, 8])
+def test_fewer_gazes_are_drawn_anew_each_as_often_and_none_twice(samples):
+    model, source = gazes(samples=samples), generator(1)
+    passes = [model.chosen(pictured(), source).tolist() for _ in range(900)]
+    assert all(len(set(some)) == samples for some in passes)
+    counts = torch.bincount(torch.tensor(passes).flatten(), minlength=9)
+    share = samples / 9
+    assert ((counts - 900 * share).abs() < 4 * (900 * share * (1 - share)) ** 0.5).all()
+
+
+def test_under_frozen_noise_the_same_gazes_are_taken_by_every_pass_and_by_the_surrogate():
+    model = gazes(samples=2)
+    seen = set()
+    for seed in range(20):
+        with frozen_noise(model, seed):
+            some = tuple(model.chosen(pictured()).tolist())
+            assert tuple(model.surrogate().chosen(pictured(2)).tolist()) == some
+            with torch.no_grad():
+                assert torch.equal(model(pictured()), model(pictured()))
+        seen.add(some)
+    assert len(seen) > 5
 
 
 # ---------------------------------------------------------------- what it sees
@@ -257,7 +280,8 @@ def test_a_glance_is_black_and_white_in_all_but_name():
 def test_scores_are_the_log_of_the_mean_probability_over_gazes():
     model, x = gazes(samples=4, loud=5.0), pictured()
     with torch.no_grad():
-        seen, kept = model.glances(x, torch.arange(4), generator(3))
+        source = generator(3)
+        seen, kept = model.glances(x, model.chosen(x, source), source)
         probabilities, logs = torch.zeros(5, CLASSES), torch.zeros(5, CLASSES)
         for g in range(4):
             features = model.trunk(seen[g])

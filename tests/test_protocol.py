@@ -569,13 +569,14 @@ def test_images_that_square_cannot_tile_are_refused_before_any_attack():
     assert model.asked <= 4
 
 
+class Sampling(NoisyShade):
+    samples = 5
+
+    def with_samples(self, samples):
+        return self.twin(samples=samples)
+
+
 def test_a_model_that_samples_is_averaged_and_autoattacked_by_one_sample_and_judged_by_all(monkeypatch):
-    class Sampling(NoisyShade):
-        samples = 5
-
-        def with_samples(self, samples):
-            return self.twin(samples=samples)
-
     scripted, model, judged, judge = Scripted(monkeypatch), Sampling(), [], protocol.fraction_right
     monkeypatch.setattr(protocol, "fraction_right", lambda m, *rest: judged.append(m) or judge(m, *rest))
     evaluate_robustness(model, shades(), Linf(0.3), Suite(restarts=1))
@@ -584,6 +585,18 @@ def test_a_model_that_samples_is_averaged_and_autoattacked_by_one_sample_and_jud
     assert average.samples == 1
     assert [called.samples for name, _, called, *_ in scripted.calls] == [5, 5, 1, 5]  # PGD twice, AutoAttack, Square
     assert all(one is model for one in judged)
+
+
+def test_a_surrogate_that_samples_is_averaged_and_autoattacked_by_one_sample_too(monkeypatch):
+    scripted, surrogate = Scripted(monkeypatch), Sampling()
+    evaluate_robustness(Sampling(), shades(), Linf(0.3), Suite(restarts=1), surrogate=surrogate)
+    frozen, average, frozen_own, average_own = scripted.options("pgd", "surrogate")
+    assert frozen is surrogate
+    assert frozen_own is None
+    assert average.samples == average_own.samples == 1
+    by_surrogate, own = [called for name, _, called, *_ in scripted.calls if name == "autoattack"]
+    assert by_surrogate.surrogate.samples == by_surrogate.model.samples == own.samples == 1
+    assert isinstance(by_surrogate, Bpda)
 
 
 def test_every_restart_under_frozen_noise_has_a_draw_of_its_own(monkeypatch):

@@ -275,22 +275,19 @@ class _WorstCase:
             run = partial(pgd, self.model, ball=self.ball, restarts=self.suite.restarts, **options)
             return self.challenge(run, ties=True)
         frozen = partial(self._frozen, pgd, stop_when_fooled=False, **options)
-        gradients = self._thrifty() if surrogate is None else surrogate
-        average = partial(pgd, self.model, ball=self.ball, **{**options, "surrogate": gradients, "eot": self.suite.eot})
+        average = {**options, "surrogate": _thrifty(self.model if surrogate is None else surrogate), "eot": self.suite.eot}
+        average = partial(pgd, self.model, ball=self.ball, **average)
         rounds = [frozen] * self.suite.restarts + [average] * self.suite.restarts  # what falls to one needs no other
         attacked = [self.challenge(attack, ties=True) for attack in rounds]
         return attacked[0]
 
     def autoattack(self, surrogate: nn.Module | None) -> int:
-        target = self._thrifty() if surrogate is None else Bpda(self.model, surrogate)
-        version = "rand" if self.stochastic else "standard"
+        target, version = self.model, "rand" if self.stochastic else "standard"
+        if self.stochastic:
+            target, surrogate = _thrifty(target), surrogate and _thrifty(surrogate)
+        target = Bpda(target, surrogate) if surrogate else target
         run = partial(autoattack, target, ball=self.ball, version=version, generator=self.generator)
         return self.challenge(run, self.suite.autoattack_images)
-
-    def _thrifty(self) -> nn.Module:
-        """The model with one sample for an answer: many cheap draws tell more about a gradient than few dear ones."""
-        sampling = self.stochastic and hasattr(self.model, "with_samples")
-        return self.model.with_samples(1) if sampling else self.model
 
     def square(self) -> int:
         return self.challenge(partial(self._frozen, square, queries=self.suite.queries, generator=self.generator))
@@ -311,3 +308,8 @@ class _WorstCase:
 
     def _seed(self) -> int:
         return int(torch.randint(2**31, (), generator=self.generator, device=self.generator.device))
+
+
+def _thrifty(model: nn.Module) -> nn.Module:
+    """A model with one sample for an answer: many cheap draws tell more about a gradient than few dear ones."""
+    return model.with_samples(1) if hasattr(model, "with_samples") else model

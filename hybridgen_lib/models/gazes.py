@@ -37,7 +37,7 @@ class Gazes(StochasticClassifier):
     Args:
         network: one whose last linear layer gives C logits; it is copied.
         image_shape: (channels, H, W).
-        samples: how many of the nine gazes; the first is the middle.
+        samples: how many of the nine gazes; fewer are chosen anew for every pass, the same for all of its images.
     """
 
     score_kind = "log_conditional"
@@ -62,7 +62,7 @@ class Gazes(StochasticClassifier):
         return self.twin(smooth=True)
 
     def with_samples(self, samples: int) -> Gazes:
-        """The same network with so many gazes, the middle one if it is one."""
+        """The same network with so many gazes."""
         return self.twin(samples=check_number(samples, "samples", low=1, high=len(PLACES) ** 2, integer=True))
 
     def glances(self, x: Tensor, gazes: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -91,8 +91,14 @@ class Gazes(StochasticClassifier):
         return (self.head(features) / kept[..., None]).log_softmax(-1)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        gazes = torch.arange(self.samples, device=x.device)
+        gazes = self.chosen(x, generator)
         return self.classify(*self.features(x, gazes, generator)).logsumexp(0) - math.log(self.samples)
+
+    def chosen(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Which gazes a pass takes (``samples``,): every one in order, or fewer at random and none twice."""
+        if self.samples == len(self.sharpness):
+            return torch.arange(self.samples, device=like.device)
+        return self.noise(1, 1, len(self.sharpness), like, generator).flatten().argsort()[: self.samples]
 
 
 def _sharpness(height: int, width: int) -> Tensor:
