@@ -7,8 +7,10 @@ is (and then the cache decides: if its recipe is the same, nothing is trained). 
 
 import fcntl
 import hashlib
+import itertools
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -49,94 +51,6 @@ MODELS = {
     "14_roar_and_counterfactuals": ["cnn", "vgg16", "cnn-at", "cnn-at-l2", "gfz", "gbz", f"hybrid-shallow@{FREE_CODE}"],
 }
 
-# Which full-scale measurements a document has, on which data, for which models (hybridgen_lib/reproduce says what each is);
-# some are for some of its models only.
-ZOO = ["logreg", "cnn", "cnn-mrf", "cnn-binary", "vae-classifier", "vae-classifier-pretrained"]
-ZOO += ["nb", "mrf", "gmm", "cnn-vae", "cnn-vae-binary", "cnn-vae-crf", "cvae", "nn"]
-ZOO_WAYS = ["clean", "clean-mse", "fgsm", "pgd", "fgm", "pgd-l2", "fgsm-code", "pgd-code", "uniform-noise", "gaussian-noise"]
-ZOO_WAYS += ["contrast-linear", "contrast-binary", "blur", "cw", "pgd-margin", "pgd-margin-l2", "worst-case"]
-HEADS = ["hybrid-deep", "hybrid-shallow", f"hybrid-deep@{FREE_CODE}", f"hybrid-shallow@{FREE_CODE}"]
-HYBRID = ["vgg16", "dbx-fc1", "cama", "gbz-conv9", "gby-conv9", *HEADS]
-HYBRID_WAYS = ["fgsm", "pgd-l2", "pgd-linf", "pgd-rms", "pgd-margin-l2", "pgd-margin-linf", "pgd-margin-rms", "worst-case"]
-CHANGES = ["code=16", "code=32", "code=64", "pressure=4", "epochs=5", "epochs=120", "samples=1", "samples=30"]
-CHANGES += ["feature_sigma=0.25", "feature_sigma=2", "pixel_sigma=0.25", "pixel_sigma=2", "scales=learned"]
-CHANGES += ["training_m=sampled", "weight=published"]
-CHANGES += ["code=16,feature_sigma=0.25,pressure=4", "code=16,feature_sigma=2,pressure=4"]
-CHANGES += ["code=16,pixel_sigma=0.25,pressure=4", "code=16,pixel_sigma=2,pressure=4"]
-DEEP_CHANGES = ["feature_sigma=0.25", "feature_sigma=2", "pixel_sigma=0.25", "pixel_sigma=2"]
-ABLATION = [f"hybrid-shallow@{change}" for change in CHANGES] + [f"hybrid-deep@{change}" for change in DEEP_CHANGES]
-WAYS = ["clean", "clean-no-m", *HYBRID_WAYS, "masking", "brief-ce", "brief-margin"]
-NETWORKS = ["mlp", "alexnet", "resnet34", "wideresnet"]
-MLP, ALEXNET, RESNET34, WIDERESNET = [[name, *[f"{name}-{way}" for way in WAYS_TO_TRAIN]] for name in NETWORKS]
-BETAS = {"0": ["0", "0.05", "0.2", "1"], "0.01": ["0.01", "0.05", "0.2", "1"]}
-BETAS["0.05"] = ["0", "0.01", "0.05", "0.2", "0.5", "1"]
-WEIGHTS = ["norm=l1", "norm=l2", *[f"alpha={a},beta={b}" for a in BETAS for b in BETAS[a]], "beta=6.6"]
-WEIGHTS = [f"mlp-causalib@{change}" for change in WEIGHTS]
-CAUSALIB_WAYS = ["clean", "fgsm", "pgd", "pgd-margin", "fgsm-code", "pgd-code", "transfer-fgsm", "transfer-pgd", "cw", "autoattack"]
-CAUSALIB_WAYS += ["autoattack-l2", "autoattack-half", "autoattack-rms", "worst-case", "masking", "noise"]
-L2_WAYS = ["clean", "pgd-l2", "pgd-margin-l2", "worst-case"]
-PAIR, CIFAR_PAIR, GENERATIVE = ["cnn", "cnn-at-l2"], ["resnet18", "resnet18-at-l2"], ["gfz", "gfy", "gbz", "gby"]
-EXPLAIN_WAYS = ["ig", "ig-adaptive", "shap", "shap-adaptive", "inversion-noise", "inversion-another-class", "units"]
-EXPLAIN_WAYS += ["generation", "draws", "generation-adaptive", "draws-adaptive", "real", "samples"]
-TABLE_1 = ["vgg16", "dbx-fc1", "cama", "gbz-conv9", "gby-conv9", *HEADS[:2]]
-ROAR_TABLE = ["none", "ig-30", "random-30", "ig-30-linear", "random-30-linear"]
-ROAR_GRID = [f"{ranking}-{p}" for ranking in ["ig", "random", "edges", "blurred", "mask"] for p in [10, 30, 50, 70, 90]]
-ROAR_GRID += [f"{ranking}-{p}-linear" for ranking in ["ig", "random"] for p in [10, 30, 50, 70, 90]]
-ROAR_GRID = [way for way in ROAR_GRID if way not in ROAR_TABLE]
-COUNTERFACTUAL_WAYS = []
-for norm in ["linf", "l2"]:
-    for way in [f"proximity-{norm}", *[f"speed-{norm}-{eps}" for eps in [0.05, 0.1, 0.2]]]:
-        COUNTERFACTUAL_WAYS += [way, f"{way}-adaptive"]
-MEASUREMENTS = {
-    "deepbayes": ("fashion-mnist", [*DEEP_BAYES, "cnn"], ["clean", "fgsm", "pgd-margin", "worst-case"]),
-    "zoo": ("mnist", ZOO, ZOO_WAYS),
-    "hybrid": ("fashion-mnist", [*HYBRID, *ABLATION], WAYS),
-    "hybrid-cifar10": ("cifar10-jpeg", [*HYBRID, *ABLATION], WAYS),
-    "hybrid-cifar100": ("cifar100", HYBRID, WAYS),
-    "hybrid-tiny": ("tiny-imagenet-32", ["vgg19", *HEADS], ["clean"]),
-    "hybrid-counterfactuals": ("fashion-mnist", TABLE_1, COUNTERFACTUAL_WAYS),
-    "hybrid-counterfactuals-cifar10": ("cifar10-jpeg", TABLE_1, COUNTERFACTUAL_WAYS),
-    "hybrid-counterfactuals-cifar100": ("cifar100", TABLE_1, COUNTERFACTUAL_WAYS),
-    "hybrid-roar": ("fashion-mnist", ["cnn", *TABLE_1], ROAR_TABLE + ROAR_GRID),
-    "hybrid-roar-cifar10": ("cifar10-jpeg", ["cnn", *TABLE_1], ROAR_TABLE + ROAR_GRID),
-    "interpretable": ("fashion-mnist", PAIR, L2_WAYS),
-    "interpretable-cifar10": ("cifar10-jpeg", CIFAR_PAIR, L2_WAYS),
-    "interpretable-explained": ("fashion-mnist", [*PAIR, "real-data", *GENERATIVE], EXPLAIN_WAYS),
-    "interpretable-explained-cifar10": ("cifar10-jpeg", [*CIFAR_PAIR, "real-data"], EXPLAIN_WAYS[:-1]),
-    "causalib": ("mnist", [*MLP, *WEIGHTS], CAUSALIB_WAYS),
-    "causalib-fashion": ("fashion-mnist", MLP, CAUSALIB_WAYS),
-    "causalib-cifar10": ("cifar10-jpeg", [*ALEXNET, *RESNET34, *WIDERESNET], CAUSALIB_WAYS),
-    "causalib-cifar100": ("cifar100", RESNET34, CAUSALIB_WAYS),
-}
-AT = {"hybrid": ["cpu"], "hybrid-cifar10": ["paper"], "hybrid-cifar100": ["paper"], "hybrid-tiny": ["paper"]}
-AT |= {"hybrid-roar": ["cpu"], "hybrid-roar-cifar10": ["paper"]}
-AT |= {"hybrid-counterfactuals": ["cpu"]}
-AT |= dict.fromkeys(["hybrid-counterfactuals-cifar10", "hybrid-counterfactuals-cifar100"], ["paper"])
-AT |= {"interpretable": ["cpu"], "interpretable-cifar10": ["paper"]}
-AT |= {"interpretable-explained": ["cpu"], "interpretable-explained-cifar10": ["paper"]}
-AT |= {"causalib-cifar10": ["paper"], "causalib-cifar100": ["paper"]}  # others at both
-SOURCE = {"hybrid": "vgg16", "hybrid-cifar10": "vgg16", "hybrid-cifar100": "vgg16", "hybrid-tiny": "vgg19"}
-SOURCE |= {"interpretable-cifar10": "resnet18", "causalib": "mlp", "causalib-fashion": "mlp"}
-SOURCE |= {"causalib-cifar10": "alexnet", "causalib-cifar100": "resnet34"}  # others cnn
-EXTRACTOR = {"interpretable-explained": "resnet18", "interpretable-explained-cifar10": "resnet34"}
-CODE = ["logreg", "nn", "cnn", "nb", "mrf", "gmm", "cnn-vae"]
-ONLY = {"zoo": {"clean-mse": ["cvae"], "fgsm-code": CODE, "pgd-code": CODE}}
-ONLY["hybrid"] = {"clean-no-m": [*HEADS, *ABLATION, "cama"], "brief-ce": ABLATION, "brief-margin": ABLATION}
-ONLY["hybrid"] |= {way: HYBRID for way in [*HYBRID_WAYS, "masking"]}
-ONLY["hybrid"] |= dict.fromkeys(ROAR_GRID, ["cnn"])
-ONLY["interpretable"] = dict.fromkeys(EXPLAIN_WAYS[:7] + ["generation", "generation-adaptive"], PAIR + CIFAR_PAIR)
-ONLY["interpretable"] |= dict.fromkeys(["real", "draws", "draws-adaptive"], ["real-data"]) | {"samples": GENERATIVE}
-NAMED = [*MLP, *ALEXNET, *RESNET34, *WIDERESNET]
-ONLY["causalib"] = {way: NAMED for way in CAUSALIB_WAYS[6:]}
-NOISY = [name for name in NAMED if name.endswith(("-vib", "-causalib"))]
-ONLY["causalib"] |= {"fgsm-code": NOISY, "pgd-code": NOISY, "noise": NOISY + WEIGHTS}
-
-
-def ways_of(document, model):
-    only = ONLY.get(document.partition("-")[0], {})
-    return [way for way in MEASUREMENTS[document][2] if model in only.get(way, [model])]
-
-
 CHAPTERS = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.py"))
 LIBRARY = sorted(str(path) for path in Path("hybridgen_lib").rglob("*") if path.suffix in {".py", ".csv", ".mplstyle"})
 ROOMS = ("classifier.py", "data/", "models/", "training/", "recipes/")  # what a trained model depends on
@@ -164,16 +78,9 @@ def one_run_at_a_time():
     return lock
 
 
-def forget_what_is_gone():
-    """A stamp names the result that was written; where that has been deleted, the job is to be done again."""
-    for stamp in Path("build/measured").glob("*/*/*/*"):
-        if not all(Path(result).exists() for result in stamp.read_text().splitlines()):
-            stamp.unlink()
-
-
 if workflow.is_main_process:
     LOCK = one_run_at_a_time()
-    forget_what_is_gone()
+    shutil.rmtree("build/measured", ignore_errors=True)  # what has been measured is told by the results
 
 
 def trained(wildcards, names, data=None):
@@ -192,44 +99,44 @@ def models_of(wildcards):
     return trained(wildcards, MODELS.get(wildcards.chapter, []))
 
 
-def files_of(document, model):
-    """How many results the measurements of a model write: a worst case one for each attack, an inversion its end and its best."""
-    ways = ways_of(document, model) if model in MEASUREMENTS[document][1] else []
-    return len(ways) + 3 * ("worst-case" in ways) + sum(way.startswith("inversion") for way in ways)
+def plans():
+    """The full-scale plans and where their results lie; torch comes with them, so the book alone does not ask."""
+    from hybridgen_lib import reproduce
+
+    return reproduce
 
 
-def model_to_measure(wildcards):
-    """The model, unless everything about it is on file already: then nobody needs it."""
-    run = f"{wildcards.profile}-s{wildcards.seed}"
-    document, data = wildcards.document.partition("-")[0], MEASUREMENTS[wildcards.document][0]
-    names = [wildcards.model, *(["cvae@rule=mse"] if wildcards.model == "cvae" else [])]
-    recorded = [path for name in names for path in Path("results", document, data).glob(f"{name}-{run}-*.[cj]s*")]
-    same = [d for d in MEASUREMENTS if d.partition("-")[0] == document and MEASUREMENTS[d][0] == data]
-    if len(recorded) >= sum(files_of(d, wildcards.model) for d in same):
+def measured(wildcards):
+    """What a chapter at full scale shows and is not on file yet, so it runs after it; a quick one shows what there is."""
+    if wildcards.profile == "quick":
         return []
-    extractor = [EXTRACTOR[wildcards.document]] if wildcards.document in EXTRACTOR else []
-    needed = trained(wildcards, [*([] if wildcards.model == "real-data" else [wildcards.model]), *extractor], data)
-    if "worst-case" in ways_of(wildcards.document, wildcards.model):
-        source = SOURCE.get(wildcards.document, "cnn")
-        seed = int(wildcards.seed) + (wildcards.model == source)  # nobody is attacked by itself
-        needed.append(f"build/trained/{data}/{wildcards.profile}-s{seed}/{source}")
+    here = {name: plan for name, plan in plans().DOCUMENTS.items() if wildcards.profile in plan.stand_in}
+    jobs = [(name, model, way) for name, plan in here.items() for model in plan.models for way in plan.ways(model)]
+    return list(itertools.chain(*(unless_on_file(*job, wildcards) for job in jobs)))
+
+
+def unless_on_file(document, model, way, wildcards):
+    """One job; nothing where its result is there already."""
+    run = wildcards.profile, int(wildcards.seed)
+    done = plans().result_of(document, model, way, *run).exists()
+    return [] if done else [f"build/measured/{document}/{run[0]}-s{run[1]}/{model}/{way}"]
+
+
+def models_to_measure(wildcards):
+    """What a job works with, trained first, so that two jobs never train it at once."""
+    plan, names = plans().DOCUMENTS[wildcards.document], {wildcards.model} - {"real-data"}
+    needed = trained(wildcards, [*names, *plan.others], plan.data)
+    if "worst-case" in plan.ways(wildcards.model):
+        seed = int(wildcards.seed) + (wildcards.model == plan.source)  # nobody is attacked by itself
+        needed.append(f"build/trained/{plan.data}/{wildcards.profile}-s{seed}/{plan.source}")
     return needed
 
 
 def explained_first(wildcards):
-    """The cells of ROAR share a model's attributions, which one of them computes."""
-    if not wildcards.document.startswith("hybrid-roar") or wildcards.measurement == "none":
-        return []
-    return [f"build/measured/{wildcards.document}/{wildcards.profile}-s{wildcards.seed}/{wildcards.model}/none"]
-
-
-def measured(wildcards):
-    """What a chapter at full scale shows, so it runs after it; at the quick profile it shows what is on file."""
-    folder = f"{wildcards.profile}-s{wildcards.seed}"
-    at = [document for document in MEASUREMENTS if wildcards.profile in AT.get(document, [wildcards.profile])]
-    pairs = [(document, model) for document in at for model in MEASUREMENTS[document][1]]
-    jobs = [(document, model, way) for document, model in pairs for way in ways_of(document, model)]
-    return [] if wildcards.profile == "quick" else [f"build/measured/{d}/{folder}/{model}/{way}" for d, model, way in jobs]
+    """The cells of ROAR share a model's attributions, which the first of them computes."""
+    first = wildcards.document, wildcards.model, "none"
+    is_another = wildcards.document.startswith("hybrid-roar") and wildcards.measurement != "none"
+    return unless_on_file(*first, wildcards) if is_another else []
 
 
 rule book:
@@ -252,7 +159,7 @@ rule train:
 
 
 rule measure:
-    input: model_to_measure, explained_first
+    input: models_to_measure, explained_first
     output: "build/measured/{document}/{profile}-s{seed}/{model}/{measurement}"
     log: "build/logs/{document}-{profile}-s{seed}-{model}-{measurement}.txt"
     threads: 1

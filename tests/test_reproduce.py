@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -212,19 +211,6 @@ def test_the_released_cnn_vae_has_its_gradient_through_the_guide_alone():
 def test_bad_names_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         reproduce.reproduce(*arguments)
-
-
-def test_the_graph_runs_every_job():
-    """The Snakefile names models and measurements once more, so that it need not import torch; they must be the same."""
-    text = (Path(__file__).parents[1] / "Snakefile").read_text()
-    told: dict = {}
-    exec(text[text.index("DEEP_BAYES =") : text.index("CHAPTERS =")], told)
-    assert set(told["MEASUREMENTS"]) == set(DOCUMENTS)
-    for document, (data_set, models, _) in told["MEASUREMENTS"].items():
-        plan = DOCUMENTS[document]
-        assert (data_set, tuple(models)) == (plan.data, plan.models)
-        assert set(told["AT"].get(document, ["cpu", "paper"])) == set(plan.stand_in)
-        assert {model: told["ways_of"](document, model) for model in models} == {model: plan.ways(model) for model in models}
 
 
 def test_every_claim_of_chapter_05_has_a_job():
@@ -571,39 +557,6 @@ def test_the_command_line_names_a_model_that_is_none(capsys):
             command_line([document, "cnnn"])
         assert stop.value.code == 2
         assert "model must be one of" in capsys.readouterr().err
-
-
-def test_the_other_network_of_the_source_is_trained_by_a_rule_of_its_own():
-    """As jobs.run has it, nobody is attacked by itself; what several jobs need they must not train side by side."""
-    rules = (Path(__file__).parents[1] / "Snakefile").read_text()
-    scope = {"Path": Path, "MEASUREMENTS": {"d": ("images", ["vgg16", "cama"], ["worst-case"])}, "SOURCE": {"d": "vgg16"}}
-    scope |= {"EXTRACTOR": {}, "ways_of": lambda document, model: ["worst-case"], "files_of": lambda document, model: 99}
-    start, end = rules.index("def trained("), rules.index("def explained_first(")
-    functions = [part for part in rules[start:end].split("\n\n\n") if part.startswith(("def trained(", "def model_to"))]
-    exec("\n\n".join(functions), scope)
-    needs = {
-        model: scope["model_to_measure"](SimpleNamespace(document="d", profile="cpu", seed="0", model=model))
-        for model in ("vgg16", "cama")
-    }
-    assert needs["vgg16"] == ["build/trained/images/cpu-s0/vgg16", "build/trained/images/cpu-s1/vgg16"]
-    assert needs["cama"] == ["build/trained/images/cpu-s0/cama", "build/trained/images/cpu-s0/vgg16"]
-
-
-def test_a_stamp_goes_with_the_result_that_it_names(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rules, scope = (Path(__file__).parents[1] / "Snakefile").read_text(), {"Path": Path}
-    exec(next(part for part in rules.split("\n\n\n") if part.startswith("def forget_what_is_gone(")), scope)
-    folder = Path("build/measured/zoo/cpu-s0/gmm")
-    folder.mkdir(parents=True)
-    Path("kept.json").touch()
-    for way, words in {
-        "clean": f"{tmp_path}/kept.json\n",
-        "fgsm": f"{tmp_path}/kept.json\n{tmp_path}/gone.json\n",
-        "pgd": "",
-    }.items():
-        (folder / way).write_text(words)
-    scope["forget_what_is_gone"]()
-    assert sorted(path.name for path in folder.iterdir()) == ["clean", "pgd"]
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from hybridgen_lib.reproduce.deepbayes import DEEPBAYES
 from hybridgen_lib.reproduce.explanations import EXPLAINED, EXPLAINED_CIFAR10
 from hybridgen_lib.reproduce.hybrid import HYBRID, HYBRID_CIFAR10, HYBRID_CIFAR100, HYBRID_TINY
 from hybridgen_lib.reproduce.interpretable import INTERPRETABLE, INTERPRETABLE_CIFAR10
-from hybridgen_lib.reproduce.jobs import run
+from hybridgen_lib.reproduce.jobs import path_of, run
 from hybridgen_lib.reproduce.roar import ROAR, ROAR_CIFAR10
 from hybridgen_lib.reproduce.zoo import ZOO
 
-__all__ = ["DOCUMENTS", "reproduce"]
+__all__ = ["DOCUMENTS", "reproduce", "result_of"]
 
 DOCUMENTS = {
     "deepbayes": DEEPBAYES,
@@ -43,4 +43,4 @@ DOCUMENTS = {
 }
 """A document's plan, or several on different data, told apart behind a dash."""
 
-reproduce = partial(run, DOCUMENTS)
+reproduce, result_of = partial(run, DOCUMENTS), partial(path_of, DOCUMENTS)

@@ -260,6 +260,7 @@ EXPLAINED = Document(
     claim_models=dict(zip(PAIR, CIFAR_PAIR, strict=True)),
     measurements=_measurements(PAIR, GENERATIVE, "Fashion-MNIST, the small CNN"),
     stand_in={"cpu": "Fashion-MNIST, the small CNN, resnet18 for Inception"},
+    others=(EXTRACTOR["cpu"],),
 )
 EXPLAINED_CIFAR10 = Document(
     data="cifar10-jpeg",
@@ -269,4 +270,5 @@ EXPLAINED_CIFAR10 = Document(
     measurements=_measurements(CIFAR_PAIR, (), "a JPEG copy of CIFAR-10"),
     stand_in={"paper": "a JPEG copy of CIFAR-10, resnet34 for Inception"},
     source="resnet18",
+    others=(EXTRACTOR["paper"],),
 )

@@ -23,7 +23,7 @@ from hybridgen_lib.models.gazes import Gazes
 from hybridgen_lib.recipes import RECIPES, choose_device, fingerprint, recipe_of, trained
 from hybridgen_lib.results.files import code_version
 
-__all__ = ["REAL", "Document", "Job", "Measurement", "Part", "clean", "curve", "run", "worst_case"]
+__all__ = ["REAL", "Document", "Job", "Measurement", "Part", "clean", "curve", "path_of", "run", "worst_case"]
 
 REAL = "real-data"
 """The name of no model: real images where others are made ones."""
@@ -100,6 +100,7 @@ class Document:
     claim_data: str = ""  # the document's data set that this one stands in for, if it is another
     claim_models: dict[str, str] = field(default_factory=dict)  # by model: the document's that it stands in for, if another
     source: str = "cnn"  # the plain network whose adversarial images are tried on the others
+    others: tuple[str, ...] = ()  # recipes that measurements ask for beside the model and the source
 
     def ways(self, model: str) -> list[str]:
         """The measurements of ``model`` by name, without those that ask for a file; ``ValueError`` if it is none of ours."""
@@ -181,19 +182,12 @@ def run(
 
     Raises ``ValueError`` for a name that is none, before any work.
     """
-    plan = documents[check_choice(document, "document", documents)]
-    check_choice(model, "model", plan.models)
-    way = plan.measurements[check_choice(measurement, "measurement", plan.all_ways(model))]
-    check_choice(profile, "profile", plan.stand_in)
-    images = datasets.load(plan.data, data_root)
-    key = {"document": document.partition("-")[0], "data": images, "model": model, "profile": profile, "seed": seed}
-    key |= {"chapter": plan.chapter, "claim_data": plan.claim_data, "claim_model": plan.claim_models.get(model, "")}
-    key |= {"stand_in": "" if model in plan.exact else plan.stand_in[profile], **way.key}
-    path = results.path_of(results_root, **key)
-    if key["attack"] == "masking-report":
-        path = path.with_suffix(".csv")
+    path = path_of(documents, document, model, measurement, profile, seed, results_root=results_root)
+    plan, way = documents[document], documents[document].measurements[measurement]
     if not path.exists():
         code_version()  # of what runs here, before somebody commits
+        images = datasets.load(plan.data, data_root)
+        key = {**_key_of(plan, document, model, way, profile, seed), "data": images}
 
         def other(name: str, seed: int = seed) -> nn.Module:
             return trained(name, images, profile, seed, device=device)
@@ -212,6 +206,34 @@ def run(
                 results.record_pictures(part.sheet, results.path_of(results_root, **of_part))
             results.record(part.measured, results_root, device=str(job.device), settings=settings, **of_part)
     return path
+
+
+def path_of(
+    documents: dict[str, Document],
+    document: str,
+    model: str,
+    measurement: str,
+    profile: str = "cpu",
+    seed: int = 0,
+    *,
+    results_root: str | Path | None = None,
+) -> Path:
+    """The result file of :func:`run`, whether it is there or not: of several the last, so where it is the run was finished.
+
+    Raises ``ValueError`` for a name that is none.
+    """
+    plan = documents[check_choice(document, "document", documents)]
+    check_choice(model, "model", plan.models)
+    way = plan.measurements[check_choice(measurement, "measurement", plan.all_ways(model))]
+    check_choice(profile, "profile", plan.stand_in)
+    path = results.path_of(results_root, **_key_of(plan, document, model, way, profile, seed))
+    return path.with_suffix(".csv") if way.key["attack"] == "masking-report" else path
+
+
+def _key_of(plan: Document, document: str, model: str, way: Measurement, profile: str, seed: int) -> dict:
+    key = {"document": document.partition("-")[0], "data": plan.data, "model": model, "profile": profile, "seed": seed}
+    key |= {"chapter": plan.chapter, "claim_data": plan.claim_data, "claim_model": plan.claim_models.get(model, "")}
+    return key | {"stand_in": "" if model in plan.exact else plan.stand_in[profile]} | way.key
 
 
 def _settings(model: str, network: nn.Module, images: datasets.ImageData, profile: str) -> dict:

@@ -152,7 +152,7 @@ def path_of(root: str | Path | None = None, **key) -> Path:
     Args:
         root: folder of results, by default ``results`` of the clone this package lies in.
         document: which document's claims it speaks to: hybrid, deepbayes, interpretable, zoo or causalib.
-        data: the data set (an ``ImageData``).
+        data: the data set, an ``ImageData`` or its name.
         model: recipe name; ``changes`` to the recipe are appended, as ``mlp-causalib@alpha=0.01,beta=0.05``.
         profile: cpu or paper; a quick run is no result.
         seed: the seed of training and attack.
@@ -173,7 +173,7 @@ def path_of(root: str | Path | None = None, **key) -> Path:
 def _full_key(
     *,
     document: str,
-    data: ImageData,
+    data: ImageData | str,
     model: str,
     profile: str,
     seed: int,
@@ -192,8 +192,9 @@ def _full_key(
     plain = {name: f"{v:g}" if isinstance(v, float) else str(v).lower() for name, v in sorted((changes or {}).items())}
     extra = ",".join(f"{name}={v}" for name, v in plain.items())
     model = f"{model}@{extra}" if extra else model
+    data = data if isinstance(data, str) else data.name
     key = {
-        "document": document, "data": data.name, "claim_data": claim_data or data.name,
+        "document": document, "data": data, "claim_data": claim_data or data,
         "model": model, "profile": profile, "seed": seed, "protocol": protocol,
         "attack": attack, "norm": norm, "steps": steps, "reading": reading, "variant": variant, "stand_in": stand_in,
         "chapter": chapter, "claim_model": claim_model or model,
