@@ -50,6 +50,8 @@ RANKINGS = ("ig", "random", "edges", "blurred", "mask", "none")
 """What chooses the pixels: integrated gradients; chance; Sobel's edges, which know no model; the attributions blurred, which
 keep the place and lose the detail. With ``mask`` the network is shown nothing but where the pixels of ``ig`` are: how much the
 holes alone tell. With ``none`` nothing is removed, and the model trained once more from another seed."""
+BLIND = ("random", "edges", "none")
+"""Those that ask no model, so that all models meet the same images."""
 IMPUTATIONS = ("mean", "linear")
 
 IG = {"steps": 16, "rule": "gauss-legendre", "output": "score"}
@@ -311,7 +313,8 @@ def roar(
         model: the network that is explained and compared with: by default the recipe's, trained on ``images`` and kept.
         draws: fresh draws of a stochastic model's noise over which each image is judged.
 
-    The retrained network is not kept. If a training is killed, the next call goes on from its last epoch.
+    The retrained network is not kept, unless no model has chosen the pixels (:data:`BLIND`): then the images are the same for
+    all models, and those that stand on one backbone train it once. A killed training goes on from its last epoch.
     """
     check_data(images)
     check_choice(ranking, "ranking", RANKINGS)
@@ -332,11 +335,14 @@ def roar(
     else:
         left = remove(images, scores, fraction, imputation, seed)
     training_seed = seed + ANOTHER_SEED if ranking == "none" else seed
-    path = recipes.cache_path(name, left, profile, training_seed)
-    folder = cache_folder().with_name("retrained") / f"{path.stem}-{ranking}"  # for this cell alone: two may run at a time
+    folder = None
+    if ranking not in BLIND:  # for this cell alone: two may run at a time
+        path = recipes.cache_path(name, left, profile, training_seed)
+        folder = cache_folder().with_name("retrained") / f"{path.stem}-{ranking}"
     again = recipes.trained(name, left, profile, training_seed, device=device, folder=folder)
     right, took = _judged(again, left, draws, seed).clean, time.perf_counter() - began
-    shutil.rmtree(folder)
+    if folder:
+        shutil.rmtree(folder)
     return replace(_judged(model, images, draws, seed), epsilons=[fraction], right=right[None], seconds=[took])
 
 
