@@ -360,14 +360,31 @@ def test_a_hybrids_backbone_is_trained_again_and_neither_is_kept(tiny, monkeypat
 
     monkeypatch.setattr(cache_file, "trained", watched)
     monkeypatch.setattr(recipes, "trained", watched)
-    outcomes = roar(name, tiny, "random", 0.5, draws=3)
-    left = remove(tiny, ranked("random", tiny), 0.5).checksum
+    outcomes = roar(name, tiny, "ig", 0.5, draws=3)
+    left = remove(tiny, ranked("ig", tiny, trained(name, tiny)), 0.5).checksum
     assert asked == [(n, s) for s in (tiny.checksum, left) for n in ("hybrid-shallow", "vgg16")]
     assert outcomes.draws == 3
-    kept = {path.name.partition("-tiny-")[0] for path in cache.rglob("*.safetensors")}
-    assert kept == {"hybrid-shallow", "vgg16"}
-    assert len(list(cache.rglob("*.safetensors"))) == 2  # of the whole images
+    kept = [path.name.partition("-tiny-")[0] for path in cache.rglob("*-tiny-*.safetensors")]
+    assert sorted(kept) == ["hybrid-shallow", "vgg16"]  # of the whole images
     assert not list(cache.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(("ranking", "fraction"), [("random", 0.5), ("edges", 0.5), ("none", 0.0)])
+def test_where_no_model_chose_the_pixels_two_heads_train_their_backbone_once(tiny, monkeypatch, cache, ranking, fraction):
+    trained = []
+    monkeypatch.setitem(
+        recipes.RECIPES,
+        "vgg16",
+        replace(
+            recipes.RECIPES["vgg16"],
+            train=lambda model, s, images, *, seed, **run: trained.append((images.checksum, seed)) or [0.0],
+        ),
+    )
+    sizes = "width=0.0625,hidden=4,code=2,epochs=1,samples=2"
+    for name in ("vgg16@width=0.0625", f"gbz-conv9@{sizes}", f"hybrid-deep@{sizes},manipulation=2"):
+        roar(name, tiny, ranking, fraction, draws=2)
+    left = remove(tiny, ranked(ranking, tiny), fraction)
+    assert trained == [(tiny.checksum, 0), (left.checksum, 100 if ranking == "none" else 0)]
 
 
 def test_without_removal_only_the_seed_of_the_training_is_another(tiny, monkeypatch):
@@ -383,7 +400,7 @@ def test_without_removal_only_the_seed_of_the_training_is_another(tiny, monkeypa
 
 
 def test_a_cell_is_a_function_of_its_seed(tiny):
-    one, again, other = (roar("logreg@epochs=1", tiny, "random", 0.7, seed=seed) for seed in (1, 1, 2))
+    one, again, other = (roar("logreg@epochs=1", tiny, "ig", 0.7, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.right, again.right)
     assert torch.equal(one.clean, again.clean)
     assert not (torch.equal(one.right, other.right) and torch.equal(one.clean, other.clean))
@@ -391,7 +408,7 @@ def test_a_cell_is_a_function_of_its_seed(tiny):
 
 def test_a_killed_cell_goes_on_from_its_last_epoch(tiny, monkeypatch):
     loop = importlib.import_module("hybridgen_lib.training.loop")
-    whole = roar("logreg@epochs=6", tiny, "random", 0.5)
+    whole = roar("logreg@epochs=6", tiny, "ig", 0.5)
     save, epochs = loop.save_atomically, []
 
     def killed(state, path):
@@ -402,8 +419,8 @@ def test_a_killed_cell_goes_on_from_its_last_epoch(tiny, monkeypatch):
 
     monkeypatch.setattr(loop, "save_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
-        roar("logreg@epochs=6", tiny, "random", 0.5)
-    resumed = roar("logreg@epochs=6", tiny, "random", 0.5)
+        roar("logreg@epochs=6", tiny, "ig", 0.5)
+    resumed = roar("logreg@epochs=6", tiny, "ig", 0.5)
     assert epochs == [1, 2, 3, 4, 5, 6]
     assert torch.equal(resumed.right, whole.right)
 
