@@ -717,12 +717,17 @@ with pd.option_context("display.width", 200):
 # images are left, where the plain network, VIB and CausalIB keep two or fewer.
 #
 # CiiV resists best of what was not trained on attacks. Its 94 % under FGSM say nothing, for that gradient is masked, as we saw
-# on clothes. PGD-20 leaves 10 (printed: 72 and 48). But PGD on the margin, averaged over the noise and led by the stand-in,
-# finds no more, and at 24/255 CiiV keeps 91 of 100. Look at the data for the reason. Most pixels of a digit are black.
-# The threshold sees $2x - 1$ plus noise of at most 0.9, so no black pixel turns bright before $x = 0.05$, which is 13/255.
-# At 24/255 one in twenty does. What is black and white to begin with loses nothing by being looked at in black and white.
-# (CiiV has not met the whole protocol yet, and its masking report, below, has one sign that fails: squares at random places find
-# what its own gradient does not.)
+# on clothes. PGD-20 leaves 10 (printed: 72 and 48), and the whole protocol 8; at 8/255 it is 99. Look at the data for the
+# reason. Most pixels of a digit are black. The threshold sees $2x - 1$ plus noise of at most 0.9, so no black pixel turns
+# bright before $x = 0.05$, which is 13/255. At 24/255 one in twenty does. What is black and white to begin with loses nothing
+# by being looked at in black and white.
+#
+# How much of that is the attack's fault? At 0.1, half of Table 1's radius, everything that follows a gradient leaves 90 %:
+# PGD on the margin, led by the stand-in and by its own gradient and averaged over the noise, and AutoAttack (on the first 50
+# images). Then comes Square. It sees scores alone and tries squares at random, 200 of them, and 56 % are left; a stranger's
+# images make it 54. So even the stand-in is half blind. One sign of the masking report, below, had said so: *random search
+# beats gradients*. Without attacks that need no gradient of its own CiiV would stand in our table with 36 points too many. More
+# tries may find more.
 #
 # What was trained on attacks does keep something. By PGD, with a fifth of the document's epochs, it is 62 % under PGD-20,
 # where the document has 70, and 56 in the worst case. By FGSM it is less than it looks: 72 % under FGSM, 32 under PGD-20
@@ -768,6 +773,20 @@ if best == "cpu":
     assert left("mlp-mixup", "fgsm", eps) < 0.05
     assert left("mlp-mixup", "autoattack", 8 / 255) < 0.2
 
+# %% tags=["recorded"]
+stages = everything[(everything.data == "mnist") & (everything.protocol == "adaptive")]
+stages = stages[(stages.model == "mlp-ciiv") & (stages.metric == "accuracy")]
+stages = stages.pivot_table("value", "eps", "attack")
+if best == "cpu":
+    kept = stages.loc[0.1]
+    assert kept["pgd"] == kept["pgd+autoattack"] > 0.88
+    assert 0.55 < kept["pgd+autoattack+square"] < 0.57
+    assert 0.53 < kept["worst-case"] < 0.55
+    assert left("mlp-ciiv", "worst-case", eps) < 0.1
+    assert left("mlp-ciiv", "worst-case", 8 / 255) > 0.98
+    rest = [left(name, "worst-case", 0.1) for name in order[:6] if name != "mlp-ciiv"]
+    assert max(rest) == left("mlp-smoothing", "worst-case", 0.1) < kept["worst-case"] - 0.05
+
 # %%
 dark = torch.zeros(1, 1, 28, 28, device=device)
 lit = {}
@@ -785,9 +804,14 @@ assert 0.04 < lit[24] < 0.06
 # the noise or not: CausalIB is 18 points *behind* VIB. That is not what we predicted either; the two should have been
 # alike. Nor is anything hidden. No masking report of the three, below, fails a sign; they fall to the first attack.
 #
-# On Fashion-MNIST, where three of the eight have been run so far, PGD on the margin leaves 29, 38 and 33 % at 8/255: both
+# On Fashion-MNIST, where five of the eight have been run so far, PGD on the margin leaves 29, 38 and 33 % at 8/255: both
 # codes are ahead of the plain network, and CausalIB is behind VIB again. At 50/255 PGD leaves nothing of any, and FGSM nothing
-# of CausalIB (printed: 14 and 51).
+# of CausalIB (printed: 14 and 51) and 1 % of mixup (printed: 9).
+#
+# The network trained on FGSM has learned its attack by heart outright. Under FGSM it keeps 75 % at 50/255, which is *more* than
+# the 65 it keeps at 8/255. PGD-20 leaves 8 (printed: 56 and 17), the whole protocol two images of 500. Accuracy that rises
+# with the radius is a sure sign that something is wrong with the attack. The masking report compares no two radii of FGSM, and
+# no sign of it fails.
 
 # %% tags=["recorded"]
 clothes = everything[(everything.data == "fashion-mnist") & (everything.seed == 0)]
@@ -804,6 +828,15 @@ if best == "cpu":
     assert min(ahead.low, behind.low) > 0.015
     ours = partial(report.left, clothes, "mlp-causalib")
     assert max(ours(attack, eps) for attack in ("fgsm", "pgd")) < 0.005
+    assert report.left(clothes, "mlp-mixup", "fgsm", eps) < 0.015
+    by_heart = partial(report.left, clothes, "mlp-at-fgsm")
+    assert by_heart("fgsm", eps) > by_heart("fgsm", 8 / 255) + 0.08
+    assert by_heart("pgd", eps) < 0.1
+    assert by_heart("worst-case", eps) < 0.005
+    report_of = results.reports().query(
+        "data == 'fashion-mnist' and model == 'mlp-at-fgsm'"
+    )
+    assert (report_of.verdict != "fail").all()
 
 # %% [markdown]
 # Two things differ between VIB and CausalIB: the causal loss, and $\alpha$, 0.05 against 0.01. The cell $\alpha = 0.05$,

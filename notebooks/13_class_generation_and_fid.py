@@ -451,7 +451,7 @@ print(summary.round(2).to_string())
 value = table["Fréchet"].value
 assert value["cnn, climbed"] > 1.5 * value["cnn-at-l2, climbed"]
 assert table["Fréchet"].low["cnn, climbed"] > table["Fréchet"].high["cnn-at-l2, climbed"]
-assert value["cnn-at-l2, climbed"] > 0.6 * value["draws (the start)"]  # hardly a gain
+assert value["cnn-at-l2, climbed"] > 1.1 * value["draws (the start)"]  # no gain
 assert value["real"] < 0.3 * value.drop("real").min()
 assert (summary["Fréchet"].rank() - summary["kernel"].rank()).abs().max() <= 2
 
@@ -459,10 +459,9 @@ assert (summary["Fréchet"].rank() - summary["kernel"].rank()).abs().max() <= 2
 # The document's order is here, too: the robust network's images are much nearer to real ones than the plain one's, and the
 # intervals are far apart. So far its claim holds in our stand-in.
 #
-# But look at the dotted line. The draws that both climbs started from are about as near as what the robust one makes of
-# them; the intervals overlap. In this measure, sixty steps of the robust network have won next to nothing, and those of the
-# plain one have lost a lot. "Closer than the standard model" is not "close". A table without the row of the starting points
-# cannot tell.
+# But look at the dotted line. The draws that both climbs started from are *nearer* than what the robust one makes of them. In
+# this measure, sixty steps of the robust network have lost something, and those of the plain one have lost a lot. "Closer
+# than the standard model" is not "close". A table without the row of the starting points cannot tell.
 #
 # The smooth images of `gfz` are farther away than the specks of the draws. A network that was trained on sharp
 # photographs finds the lack of texture a gross fault. The Fréchet distance does not say how well a class can be recognised.
@@ -506,15 +505,15 @@ print(path.round(2).to_string())
 robust_path, plain_path = path["distance"]["cnn-at-l2"], path["distance"]["cnn"]
 best = robust_path.idxmin()
 assert 5 <= best <= 40
-assert robust_path[best] < 0.75 * robust_path[0]
+assert robust_path[best] < 0.85 * robust_path[0] < robust_path[60]
 assert robust_path[60] > 1.3 * robust_path[best]
-assert plain_path.min() > 1.3 * robust_path.min()
+assert plain_path.min() > 1.1 * robust_path.min()
 
 # %% [markdown]
-# So the robust network *does* improve on its start: after some twenty steps the distance has nearly halved. Then it grows
-# again, as garments become caricatures. The plain one gains little, and then loses much. Up to 20 steps, the two lines are
-# the better form of the document's claim. With 60, its number for other images, the robust network is back where it began.
-# A comparison at one number of steps compares that setting; the whole curve compares the networks.
+# So the robust network *does* improve on its start: after ten to twenty steps the distance has fallen by about a quarter. Then it
+# grows again, as garments become caricatures. The plain one gains little, and then loses much. Up to 20 steps, the two lines
+# are the better form of the document's claim. With 60, its number for other images, the robust network is farther away than
+# where it began. A comparison at one number of steps compares that setting; the whole curve compares the networks.
 #
 # The right panel is a warning. For most of the way both networks' images are recognised alike, and better than the draws,
 # though one line has left the other behind on the left. Two numbers about the same images need not agree.
