@@ -1044,7 +1044,8 @@ else:
 # %% [markdown]
 # And the thesis. Robustness is the recorded accuracy of chapter 08 at $\epsilon = 0.05$ in $\ell_\infty$, under the
 # attack on the margin; as published, under FGSM. The document's ROAR is Table 1's; ours is the drop by integrated
-# gradients, and what that adds to the drop by random pixels.
+# gradients, and what that adds to the drop by random pixels. (The networks that ROAR explains were trained anew for this
+# chapter, by the same recipe from the same seed.)
 
 
 # %% tags=["recorded"]
