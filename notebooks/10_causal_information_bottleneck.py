@@ -828,15 +828,17 @@ if best == "cpu":
     assert min(ahead.low, behind.low) > 0.015
     ours = partial(report.left, clothes, "mlp-causalib")
     assert max(ours(attack, eps) for attack in ("fgsm", "pgd")) < 0.005
+
+# %% tags=["recorded"]
+if best == "cpu":
     assert report.left(clothes, "mlp-mixup", "fgsm", eps) < 0.015
     by_heart = partial(report.left, clothes, "mlp-at-fgsm")
     assert by_heart("fgsm", eps) > by_heart("fgsm", 8 / 255) + 0.08
     assert by_heart("pgd", eps) < 0.1
     assert by_heart("worst-case", eps) < 0.005
-    report_of = results.reports().query(
-        "data == 'fashion-mnist' and model == 'mlp-at-fgsm'"
-    )
-    assert (report_of.verdict != "fail").all()
+    signs = results.reports().query("data == 'fashion-mnist' and model == 'mlp-at-fgsm'")
+    assert len(signs) > 0
+    assert (signs.verdict != "fail").all()
 
 # %% [markdown]
 # Two things differ between VIB and CausalIB: the causal loss, and $\alpha$, 0.05 against 0.01. The cell $\alpha = 0.05$,

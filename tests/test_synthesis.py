@@ -474,12 +474,12 @@ def class_starts(per_class: int):
     return torch.cat(starts), torch.arange(10).repeat_interleave(per_class)
 
 
-@pytest.mark.parametrize("name", ["cnn", "cnn-at-l2"])
-def test_real_networks_are_brought_to_every_class(name):
+@pytest.mark.parametrize(("name", "missed"), [("cnn", 0), ("cnn-at-l2", 1)])  # of twenty; more steps do not help
+def test_real_networks_are_brought_to_every_class(name, missed):
     model, (start, y) = quick(name), class_starts(2)
     made = generate_class(model, start, y, ball=L2(30))
     with torch.no_grad():
-        assert (model(made).argmax(1) == y).float().mean() >= 0.9  # a robust network may keep one of twenty
+        assert (model(made).argmax(1) != y).sum() <= missed
         gain = (model(made) - model(start)).gather(1, y[:, None])
     assert (gain > 3).all()
     assert made.min() >= 0

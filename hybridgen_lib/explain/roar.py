@@ -335,14 +335,12 @@ def roar(
     else:
         left = remove(images, scores, fraction, imputation, seed)
     training_seed = seed + ANOTHER_SEED if ranking == "none" else seed
-    folder = None
-    if ranking not in BLIND:  # for this cell alone: two may run at a time
-        path = recipes.cache_path(name, left, profile, training_seed)
-        folder = cache_folder().with_name("retrained") / f"{path.stem}-{ranking}"
+    path = recipes.cache_path(name, left, profile, training_seed)
+    alone = cache_folder().with_name("retrained") / f"{path.stem}-{ranking}"  # for this cell: two may run at a time
+    folder = None if ranking in BLIND else alone
     again = recipes.trained(name, left, profile, training_seed, device=device, folder=folder)
     right, took = _judged(again, left, draws, seed).clean, time.perf_counter() - began
-    if folder:
-        shutil.rmtree(folder)
+    shutil.rmtree(alone, ignore_errors=ranking in BLIND)
     return replace(_judged(model, images, draws, seed), epsilons=[fraction], right=right[None], seconds=[took])
 
 
