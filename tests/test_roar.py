@@ -16,13 +16,13 @@ from test_attacks_on_models import SIZES
 from hybridgen_lib import data, recipes
 from hybridgen_lib.classifier import frozen_noise
 from hybridgen_lib.data import ImageData, as_float
-from hybridgen_lib.explain import decoy, decoy_mask, integrated_gradients
+from hybridgen_lib.explain import decoy, decoy_mask, imputation, integrated_gradients
+from hybridgen_lib.explain.imputation import linear_fill
 from hybridgen_lib.explain.roar import (
     IG,
     attributions,
     blurred,
     edges,
-    linear_fill,
     mask_images,
     pixel_scores,
     ranked,
@@ -208,7 +208,7 @@ def by_hand(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def test_filling_in_solves_the_linear_system(monkeypatch):
-    monkeypatch.setattr(module, "NOISE", 0.0)
+    monkeypatch.setattr(imputation, "NOISE", 0.0)
     x = torch.randint(0, 256, (4, 2, 7, 6), generator=source(), dtype=torch.uint8)
     removed = top_pixels(torch.rand(4, 7, 6, generator=source(1)), 0.6, source())
     filled = linear_fill(x, removed)
@@ -220,7 +220,7 @@ def test_filling_in_solves_the_linear_system(monkeypatch):
 
 
 def test_a_straight_ramp_is_recovered_and_so_is_an_even_picture_up_to_its_corners(monkeypatch):
-    monkeypatch.setattr(module, "NOISE", 0.0)
+    monkeypatch.setattr(imputation, "NOISE", 0.0)
     ramp = (10 * torch.arange(12)[:, None] + 3 * torch.arange(12)).to(torch.uint8).expand(1, 1, 12, 12)
     inside = torch.zeros(1, 12, 12, dtype=torch.bool)
     inside[:, 1:-1, 1:-1] = torch.rand(10, 10, generator=source()) < 0.8

@@ -1,4 +1,4 @@
-"""ResNet, WideResNet and AlexNet for small images, and what is left of a network without its last layer."""
+"""ResNet, WideResNet and AlexNet for small images, a network without its last layer, the last layer of a decoder."""
 
 import copy
 import pickle
@@ -11,7 +11,7 @@ from torch import nn
 
 from hybridgen_lib.classifier import Classifier
 from hybridgen_lib.models.backbones import AlexNet, FeatureTap, PreActivationBlock, Vgg, WideResNet, headless, resnet
-from hybridgen_lib.models.networks import DenseNetwork, SmallCNN
+from hybridgen_lib.models.networks import DenseNetwork, SmallCNN, SubpixelDeconvolution
 from hybridgen_lib.training import cross_entropy, fit
 
 CIFAR, MNIST, SMALL = (3, 32, 32), (1, 28, 28), (3, 8, 8)
@@ -385,3 +385,34 @@ def test_layers_between_that_are_linear_stay():
 def test_a_network_without_a_linear_layer_is_named(bad):
     with pytest.raises(ValueError, match=r"^network must"):
         headless(bad)
+
+
+@pytest.mark.parametrize("grow", [(0, 0), (1, 1), (1, 0), (0, 1)])
+@pytest.mark.parametrize("out", [1, 3])
+@pytest.mark.parametrize("shape", [(4, 4), (7, 5), (1, 1), (1, 6)])
+def test_a_subpixel_deconvolution_is_torchs_transposed_convolution(shape, out, grow):
+    generator = torch.Generator().manual_seed(0)
+    fast = SubpixelDeconvolution(6, out, grow).double()
+    plain = nn.ConvTranspose2d(6, out, 5, 2, padding=2, output_padding=grow, bias=False).double()
+    plain.load_state_dict(fast.state_dict())
+    x = torch.randn(2, 6, *shape, generator=generator, dtype=torch.float64)
+    results = []
+    for network in (fast, plain):
+        given = x.clone().requires_grad_()
+        made = network(given)
+        seen = torch.randn(made.shape, generator=generator.manual_seed(1), dtype=torch.float64)
+        results.append((made, *torch.autograd.grad((made * seen).sum(), (given, network.weight))))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_subpixel_deconvolution_starts_from_torchs_weights():
+    weights = []
+    for make in (
+        lambda: SubpixelDeconvolution(4, 1, (1, 1)),
+        lambda: nn.ConvTranspose2d(4, 1, 5, 2, padding=2, output_padding=1, bias=False),
+    ):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            weights.append(make().weight)
+    assert torch.equal(*weights)

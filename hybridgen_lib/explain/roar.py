@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
 from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -41,9 +41,10 @@ from hybridgen_lib.data import ImageData, as_float, cache_folder, check_data
 from hybridgen_lib.evaluation import attack_outcomes
 from hybridgen_lib.evaluation.outcomes import device_of
 from hybridgen_lib.explain.attribution import integrated_gradients
+from hybridgen_lib.explain.imputation import linear_fill
 from hybridgen_lib.measurement import Outcomes
 
-__all__ = ["IMPUTATIONS", "RANKINGS", "attributions", "blurred", "edges", "linear_fill", "mask_images", "pixel_scores"]
+__all__ = ["IMPUTATIONS", "RANKINGS", "attributions", "blurred", "edges", "mask_images", "pixel_scores"]
 __all__ += ["ranked", "remove", "roar", "top_pixels"]
 
 RANKINGS = ("ig", "random", "edges", "blurred", "mask", "none")
@@ -57,12 +58,7 @@ IMPUTATIONS = ("mean", "linear")
 IG = {"steps": 16, "rule": "gauss-legendre", "output": "score"}
 """Of the model's own score, from black. A generative classifier is asked for one class at a time, a tenth of the cost."""
 BLUR = 2.0
-NOISE = 0.01
 ANOTHER_SEED = 100
-NEIGHBOURS = tuple(
-    ((down, across), 1 / 12 if down and across else 1 / 6) for down in (-1, 0, 1) for across in (-1, 0, 1) if down or across
-)
-"""ROAD's weights: a pixel is the mean of its eight neighbours, the direct ones counted twice."""
 
 # ---------------------------------------------------------------- scores, one a pixel
 
@@ -92,7 +88,7 @@ def blurred(scores: Tensor, sigma: float = BLUR) -> Tensor:
     """Scores (N, H, W) under a Gaussian of ``sigma`` pixels: they keep the place and lose the detail."""
     _check_numbers(scores, "scores", 3)
     check_number(sigma, "sigma", low=1e-3)
-    reach = int(np.ceil(3 * sigma))
+    reach = math.ceil(3 * sigma)
     bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     bell = (bell / bell.sum()).to(scores)
     down = F.conv2d(scores[:, None], bell.view(1, 1, -1, 1), padding=(reach, 0))
@@ -128,7 +124,7 @@ def remove(
         scores: of the training and of the test images, (N, H, W) each.
         fraction: which share of the pixels, in [0, 1]; the number is rounded.
         imputation: what stands in their place. ``"mean"``: the mean of the training images, one value a channel, rounded.
-            ``"linear"``: :func:`linear_fill`, for which something must be left of every image.
+            ``"linear"``: :func:`~hybridgen_lib.explain.imputation.linear_fill`; something must be left of every image.
         seed: of the ties and of the noise.
 
     The name stays, so that a recipe has the settings that it has on these images; the checksum is another.
@@ -152,58 +148,6 @@ def mask_images(images: ImageData, scores: tuple[Tensor, Tensor], fraction: floa
         for x, chosen in zip((images.train_x, images.test_x), _chosen(images, scores, fraction, seed), strict=True)
     )
     return replace(images, train_x=train, test_x=test)
-
-
-def linear_fill(x: Tensor, removed: Tensor, seed: int = 0) -> Tensor:
-    """ROAD's noisy linear imputation of uint8 images (N, channels, H, W) where ``removed`` (N, H, W) is true.
-
-    Every removed pixel is to be the weighted mean of its neighbours (:data:`NEIGHBOURS`; at the border of those there are),
-    removed ones included: a sparse linear system in each image, solved exactly. Then noise of 0.01 of the range is added, and
-    the result rounded and kept within the range.
-    """
-    if x.dtype != torch.uint8 or x.ndim != 4:
-        raise ValueError(f"x must be uint8 images (N, channels, H, W), got {x.dtype} {tuple(x.shape)}")
-    if removed.dtype != torch.bool or removed.shape != (len(x), *x.shape[2:]):
-        raise ValueError(
-            f"removed must be bool (N, H, W) for images {tuple(x.shape)}, got {removed.dtype} {tuple(removed.shape)}"
-        )
-    if removed.flatten(1).all(1).any():
-        raise ValueError("removed must leave a pixel of every image, to fill the others in from; got an image without")
-    noise = torch.Generator().manual_seed(check_number(seed, "seed", low=0, integer=True))
-    links = _links(x.shape[2:])
-    filled = x.clone()
-    for image, hole in zip(tqdm(filled, desc="fill in", disable=None, leave=False), removed, strict=True):
-        if hole.any():
-            values = _filled(image.flatten(1).double().numpy().T, hole.flatten().numpy(), links)
-            values = torch.from_numpy(values.T) + 255 * NOISE * torch.randn(values.T.shape, generator=noise)
-            image[:, hole] = values.round().clamp(0, 255).to(torch.uint8)
-    return filled
-
-
-def _links(shape: tuple[int, int]):
-    """The weights between all pixels of an image, a sparse matrix (H W, H W) whose rows add up to 1."""
-    from scipy import sparse  # half a second, which only those who ask should wait
-
-    place = np.arange(shape[0] * shape[1]).reshape(shape)
-    rows, columns, weights = [], [], []
-    for (down, across), weight in NEIGHBOURS:
-        here = place[max(0, -down) : shape[0] - max(0, down), max(0, -across) : shape[1] - max(0, across)]
-        there = place[max(0, down) : shape[0] + min(0, down), max(0, across) : shape[1] + min(0, across)]
-        rows.append(here.ravel())
-        columns.append(there.ravel())
-        weights.append(np.full(here.size, weight))
-    links = sparse.csr_array((np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))))
-    return sparse.diags_array(1 / links.sum(1)) @ links
-
-
-def _filled(pixels: np.ndarray, hole: np.ndarray, links) -> np.ndarray:
-    """What the removed pixels of one image (H W, channels) become: v = W_removed v + W_kept kept."""
-    from scipy import sparse
-    from scipy.sparse.linalg import splu
-
-    rows = links[hole]
-    within = sparse.eye_array(int(hole.sum())) - rows[:, hole]
-    return splu(within.tocsc()).solve(rows[:, ~hole] @ pixels[~hole])
 
 
 def _chosen(images: ImageData, scores: tuple[Tensor, Tensor], fraction: float, seed: int) -> list[Tensor]:
