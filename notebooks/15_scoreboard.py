@@ -236,7 +236,8 @@ _ = figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right cente
 
 # %% [markdown]
 # On the left many dots lie near the diagonal, but most of those sit in its lower corner, where model and copy both lose
-# nearly everything. Of the numbers above 20 % about one in seven comes back; half of those are of `zoo`'s Gaussian mixtures.
+# nearly everything. Of the numbers above 20 % about one in six comes back; a third of those are of `zoo`'s Gaussian mixtures,
+# and more than half of `causalib`'s networks, CiiV and those trained on attacks in the main.
 # On the right nearly all drop to the floor. The exceptions are the models behind a threshold, `causalib`'s at 8/255, and
 # `interpretable`'s pair. (A quarter of the dots on the left are stand-ins.) The same in numbers: the median of what is
 # printed, and of ours by either protocol, over the claims that have both. (The adaptive runs use fewer images, so a strong
@@ -270,8 +271,9 @@ print(
 high = on_the_left[on_the_left.value > 0.2]
 back = high[(high.ours - high.value).abs() < 0.05]
 print(f"dots above 20 % on the left: {len(high)}, near the diagonal: {len(back)}")
-assert 0.1 < len(back) / len(high) < 0.17
-assert 0.4 <= (back.model == "gmm").mean() <= 0.6
+assert 0.14 < len(back) / len(high) < 0.2
+assert 0.25 < (back.model == "gmm").mean() < 0.4
+assert (back.document == "causalib").mean() > 0.5
 assert near[both.document == "zoo"].mean() > 0.4
 assert both["adaptive"].median() < both["as_published"].median()
 
@@ -332,10 +334,13 @@ kept = worst[(worst.metric == "accuracy") & (worst.eps == 0.1)]
 kept = kept.set_index(["data", "model"]).value
 assert 0.4 < kept["mnist", "mlp-smoothing"] < kept["mnist", "mlp-ciiv"] < 0.6
 assert kept["mnist", "mlp-ciiv"] < kept["mnist", "nb"] + 0.05
-clothes = kept["fashion-mnist"].drop("mlp-at-fgsm")
-assert 0.15 < kept["fashion-mnist", "mlp-at-fgsm"] < 0.2
+clothes = kept["fashion-mnist"]
+few = ["mlp-at-pgd", "mlp-ciiv", "mlp-at-fgsm", "mlp-smoothing"]
+assert clothes[few].round(2).tolist() == [0.6, 0.38, 0.17, 0.17]
+clothes = clothes.drop(few)
 draws = clothes.index.map(KIND) == "draws"
-assert clothes[~draws].max() < 0.01 < 0.4 < clothes[draws].min()
+assert clothes[~draws].max() < 0.01 < 0.42 <= clothes[draws].min()
+assert clothes[draws].max() < 0.5
 
 # %% [markdown]
 # The small mark is the accuracy without attack. On MNIST the models behind a threshold are on top, whether they draw or
@@ -343,10 +348,11 @@ assert clothes[~draws].max() < 0.01 < 0.4 < clothes[draws].min()
 # networks that were trained on attacks, and the CNN-VAE, which was not, between the two; then the other models that draw.
 # Of the networks that decide, CiiV (a threshold of its own kind) and smoothing keep about half (chapter 10), the others little
 # more than a fifth at most. Even naive Bayes, the poorest classifier of all, keeps as much; the pixel graph is level with the
-# CNN. On Fashion-MNIST it is as plain: the five that draw, Deep CAMA among them, keep 42 to 49 %, a network trained on FGSM 17.
+# CNN. On Fashion-MNIST the network trained on PGD is on top, with 60 %. Then come the five that draw, Deep CAMA among them, with
+# 42 to 49 %; they have met no attack in training. Behind them CiiV keeps 38 %, smoothing and the network trained on FGSM 17.
 # All others that decide keep nothing, and so do those that draw *features* instead of pixels.
 #
-# So the answer is yes, at this radius. Now the same at 0.3, the radius of `zoo`'s Table 1.
+# So, thresholds and attacks in training apart, the answer is yes at this radius. Now the same at 0.3, the radius of `zoo`'s Table 1.
 
 # %% tags=["recorded"]
 figure, axes = plt.subplots(1, 2, figsize=(9.2, 1.5 + 0.21 * max(rows)))
@@ -355,8 +361,9 @@ for axis, name in zip(axes, ("mnist", "fashion-mnist"), strict=True):
 _ = figure.legend(patches, shown, loc="outside lower center", ncols=3, fontsize=8)
 
 # %% [markdown]
-# Only thresholds are left. What drew keeps a few images in a hundred, and no more than that. A grey pixel may go from 0.2 to 0.5
-# and the class is still plain to the eye, so this is no law of nature. It is where these models end.
+# Only thresholds are left. What drew keeps a few images in a hundred, and so does what was trained on PGD, at two thirds of this
+# radius. A grey pixel may go from 0.2 to 0.5 and the class is still plain to the eye, so this is no law of nature. It is where
+# these models end.
 #
 # By pairs, on the same images, so that luck with the images cancels: models that draw, each against one of the same document
 # that decides. The pairs are our choice, as like in size and inputs as there are. A mark right of zero is a lead of the model
