@@ -846,7 +846,7 @@ if best == "cpu":
     }
     for radius in (8 / 255, 0.1):
         lead = paired_difference(whole["mlp-ciiv"], whole["mlp-at-pgd"], "accuracy", radius)
-        print(f"at {radius:.3f} CiiV is ahead of training on PGD by {lead}")
+        print(f"at {radius:.3f}, CiiV less training on PGD: {lead}")
         assert lead.low > 0.05 if radius < 0.1 else lead.high < -0.1
     kept = {
         name: [
@@ -908,7 +908,7 @@ if best == "cpu":
 
 # %% [markdown]
 # The larger $\alpha$ costs nothing. It is the causal loss, the very term that was to make the network robust, that makes it
-# weaker here. (One training each; other seeds may move these numbers by a few points.)
+# weaker here. (The cell in between is one training; other seeds of its two neighbours stand below.)
 #
 # How can it? The loss asks that the scores answer alike to any noise in the code. Shrink what the noise does to them, and
 # they do. So look at four numbers, means over 1,000 digits: how far the true class leads, in logits; by how much the noise
@@ -950,6 +950,33 @@ table = at(trio, 8 / 255).pivot_table(
 )
 wanted = [c for c in ("none", "fgsm", "pgd", "pgd-margin") if c in table]
 table[wanted].round(3) if len(table) else results.NOT_RUN
+
+# %% tags=["recorded"]
+rows = at(trio, 8 / 255).query("attack == 'pgd-margin'")
+runs = {(row.model, row.seed): results.outcomes_of(row) for _, row in rows.iterrows()}
+if best == "cpu":
+    for number in (0, 1, 2):
+        plain, vib, causalib = (
+            runs[name, number] for name in ("mlp", "mlp-vib", "mlp-causalib")
+        )
+        behind = paired_difference(vib, causalib, "accuracy", 8 / 255)
+        ahead = paired_difference(vib, plain, "accuracy", 8 / 255)
+        print(f"seed {number}: VIB is ahead of CausalIB by {behind}")
+        print(f"        and of the plain network by {ahead}")
+        assert behind.low > 0.13
+        assert paired_difference(plain, causalib, "accuracy", 8 / 255).low > 0.13
+        assert ahead.low > 0 if number == 2 else ahead.low < 0 < ahead.high
+    silenced = everything[
+        (everything.metric == "lead_noise") & (everything.data == "mnist")
+    ]
+    silenced = silenced[silenced.model == "mlp-causalib"].set_index("seed").value
+    assert len(silenced) == 3
+    assert silenced.max() < 0.5
+
+# %% [markdown]
+# It is no luck of one training. In each of three CausalIB is behind VIB, by 16, 19 and 24 points, and behind the plain network
+# by 17 and more; in each the noise moves its lead by half a logit. VIB is level with the plain network in two of them, and four
+# points ahead in the third.
 
 # %% [markdown]
 # Figure 4 of the document: MNIST, from 8/255 to 152/255. As published on the left, adapted on the right. Its text has VIB below one

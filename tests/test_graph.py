@@ -12,13 +12,13 @@ import pytest
 from hybridgen_lib.reproduce import DOCUMENTS, result_of
 
 ROOT = Path(__file__).parents[1]
+TRIGGERS = re.search(r"--rerun-triggers [a-z ]+", (ROOT / "Makefile").read_text())[0].split()
 ON_FILE = [("zoo", "nb", way) for way in DOCUMENTS["zoo"].ways("nb")] + [("hybrid-roar", "cnn", "none")]
 GONE = "build/measured/zoo/cpu-s0/gmm/clean"
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory):
-    """The inputs of every job of a dry run, by its output."""
+def clone(tmp_path_factory):
     clone = tmp_path_factory.mktemp("clone")
     for name in ("hybridgen_lib", "notebooks", "book"):
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__", "*.ipynb", "*.npz"))
@@ -29,12 +29,22 @@ def plan(tmp_path_factory):
         path.touch()
     (clone / GONE).parent.mkdir(parents=True)
     (clone / GONE).touch()  # a run left it, and its result has been deleted since
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--nolock", "reproduce"]
+    return clone
+
+
+def planned(clone, target, *options):
+    """The inputs of every job that snakemake would do for a target, by its output."""
+    command = [sys.executable, "-m", "snakemake", target, "--cores", "1", "--nolock", *TRIGGERS, *options]
     env = {**os.environ, "PYTHONPATH": str(clone), "XDG_CACHE_HOME": str(clone)}
-    ran = subprocess.run([*command, "--config", "profile=cpu", "seed=0"], cwd=clone, env=env, capture_output=True, text=True)
+    ran = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     jobs = re.findall(r"^rule \w+:\n(?:    input: (.*)\n)?    output: (\S+)$", ran.stdout + ran.stderr, re.MULTILINE)
     return {output: inputs.split(", ") for inputs, output in jobs}
+
+
+@pytest.fixture(scope="module")
+def plan(clone):
+    return planned(clone, "reproduce", "--dry-run", "--config", "profile=cpu", "seed=0")
 
 
 def test_every_job_that_is_not_on_file_is_planned_once_and_no_other(plan):
@@ -82,3 +92,47 @@ def test_a_model_is_explained_once_for_all_cells_of_roar(plan):
     assert first.format("vgg16") in plan["build/measured/hybrid-roar/cpu-s0/vgg16/ig-30"]
     assert first.format("vgg16") not in plan[first.format("vgg16")]
     assert first.format("cnn") not in plan["build/measured/hybrid-roar/cpu-s0/cnn/ig-30"]  # on file
+
+
+STUB = """#!/bin/sh
+for word in "$@" build/site/index.html; do
+  case $word in build/*) mkdir -p "$(dirname "$word")"; touch "$word";; esac
+done
+"""
+"""Instead of Python: makes every file that it is told of."""
+
+
+@pytest.fixture(scope="module")
+def made(clone):
+    """The book made in no time, by a stub."""
+    outputs, stub, graph = list(planned(clone, "book", "--dry-run")), clone / "stub", clone / "Snakefile"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    graph.write_text(graph.read_text().replace("shlex.quote(sys.executable)", '"./stub"'))
+    planned(clone, "book")
+    assert all((clone / output).exists() for output in outputs)
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [
+        ("results/zoo/mnist/another.json", "build/chapters"),
+        ("hybridgen_lib/report.py", "build/chapters"),
+        ("hybridgen_lib/models/latent.py", "build/"),
+        ("book/intro.md", "build/site"),
+        ("notebooks/03_from_vae_to_classifier.py", "build/chapters/quick-s0/03"),
+    ],
+)
+def test_what_has_changed_is_made_again_with_all_that_hangs_on_it(clone, made, changed, again):
+    path = clone / changed
+    before, times = path.read_bytes() if path.exists() else None, path.stat() if path.exists() else None
+    path.write_bytes((before or b"") + b"\n")
+    expected = {output for output in made if output.startswith((again, "build/site"))}
+    assert set(planned(clone, "book", "--dry-run")) == expected
+    if before is None:
+        path.unlink()
+    else:
+        path.write_bytes(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert planned(clone, "book", "--dry-run") == {}
