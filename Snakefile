@@ -62,7 +62,7 @@ PYTHON = shlex.quote(sys.executable)
 
 
 def digest(names):
-    """Of the contents of files, and of their names. As inputs, a thousand of them would cost snakemake a third of a core."""
+    """Of files, by name and content. As inputs of every job they would be a burden: snakemake looks at each all the time."""
     sums = hashlib.sha256()
     for name in names:
         sums.update(f"{name}\n".encode() + hashlib.sha256(Path(name).read_bytes()).digest())

@@ -1,6 +1,6 @@
 """Scores of a latent-variable classifier and their gradients: all classes and samples in one pass, against plain loops.
 
-And the last layer of its decoder, where much of that time is spent, against torch's own.
+And the last layer of its decoder, against torch's own.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _last_layer(what: str) -> dict:
     seconds = interleaved({name: partial(run, layer) for name, layer in layers.items()}, 25)
     return {
         "title": f"The last layer of a decoder, {what}",
-        "note": "300 pictures 1x28x28 from 64 channels, equal weights, channels last, with which torch's own is faster, too."
+        "note": "300 pictures 1x28x28 from 64 channels, equal weights, both with channels last."
         + (" Gradients are of input and weights, the forward pass included." if what == "gradients" else ""),
         "reference": next(iter(ways)),
         "cases": [{"case": name, "seconds": seconds[name]} for name in ways],

@@ -1329,8 +1329,8 @@ check_penalty(penalty_on_solution)
 # a small change of the code, and at 50/255 the first honest attack leaves nothing of it. The causal loss, in the one reading
 # in which its equations hold, penalises the size of the last layer and does not see where an image lies in the code. On
 # MNIST it silences the noise and costs 17 points at 8/255. An instrument is of use where a coefficient is unknown and
-# something is hidden. Of eight ways to train, training on PGD resists at 50/255. CiiV and smoothing resist at half of that;
-# smoothing proves a little of it, and gradients alone make CiiV look better than it is. And the checks against masking pass
+# something is hidden. Of eight ways to train, training on PGD resists at 50/255. CiiV and smoothing keep something at half of
+# that; smoothing proves a little of it, and gradients alone make CiiV look better than it is. And the checks against masking pass
 # what has no robustness and fail what has some.
 #
 # **Sources.** VIB: {cite}`alemi2017deep`; its second reading: {cite}`korshunova2021closer`. Interventions and instruments:
