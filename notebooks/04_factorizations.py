@@ -156,8 +156,8 @@ torch.testing.assert_close(mine.loc, library.loc, rtol=1e-4, atol=1e-4)
 torch.testing.assert_close(mine.scale, library.scale, rtol=1e-4, atol=1e-4)
 
 # %% [markdown]
-# One sample of $z$ estimates the bound without bias. The sample is written as $z = \mu + \sigma\varepsilon$, so that gradients
-# reach the guide. Then the bound is a sum of four terms.
+# One sample of $z$ estimates the bound without bias. The sample is written as $z = \mu + \sigma\varepsilon$, so that
+# gradients reach the guide. Then the bound is a sum of four terms.
 
 
 # %%
@@ -202,10 +202,11 @@ assert bounds[-1] > bounds[0]
 #
 # One thing can go wrong. The terms $\log p(z|\cdot) - \log q(z|\cdot)$ charge a price for using the code. Early in training
 # the code carries nothing yet, so the cheapest move is to ignore it. In GFZ the decoder still sees $y$. In DBX the label is
-# read off the code alone, and a model that ignores it stays at one in ten. The cure is to let the price grow from 0.01 to
-# 1 over the first half of training {cite}`sonderby2016ladder`. We do this for GBZ and DBX, where $p(y|z)$ is the only factor
-# with the label in it. Deep Bayes' code does not; this is our change. It matters: `recipes.trained("dbx", warm_up=0.0)` at the
-# quick profile got 10.8 % of 1,000 test images right when we ran it. With the warm-up DBX stands where the figure below shows.
+# read off the code alone, and a model that ignores it stays at one in ten. The cure is to let the price grow from 0.01 to 1
+# over the first half of training {cite}`sonderby2016ladder`. We do this for GBZ and DBX, where $p(y|z)$ is the only factor
+# with the label in it. Deep Bayes' code does not; this is our change. It matters: `recipes.trained("dbx", warm_up=0.0)` at
+# the quick profile got 10.8 % of 1,000 test images right when we ran it. With the warm-up DBX stands where the figure below
+# shows.
 
 # %% [markdown]
 # ## Scoring: importance sampling
@@ -290,8 +291,9 @@ torch.testing.assert_close(mine - mine[:, :1], library - library[:, :1], rtol=0,
 # ## Noise, and how to hold it still
 #
 # Two calls on the same image draw different codes and give different scores. For a classifier only the *difference* between
-# classes matters. The library draws the noise $\varepsilon$ once per image and uses it for all classes. This trick is called
-# *common random numbers*: what two classes share cancels. (Deep Bayes' code draws anew for each class; sharing is our choice.)
+# classes matters. The library draws the noise $\varepsilon$ once per image and uses it for all classes. This trick is
+# called *common random numbers*: what two classes share cancels. (Deep Bayes' code draws anew for each class; sharing is
+# our choice.)
 #
 # How much does it help? Below, the score difference between two classes, 100 times: once with shared noise, once with noise
 # of its own for each class.
@@ -322,10 +324,11 @@ axis.set(xlabel="nats", ylabel="of 100 calls", title=title)
 _ = axis.legend()
 
 # %% [markdown]
-# A little, and less than one might hope. The two histograms have nearly the same centre, and the one with shared noise is not
-# much narrower. The guides of two classes propose different codes, and the decoder paints different pictures from them, so
-# only some of the noise cancels. It costs nothing, though: one draw serves all ten classes. Where a difference crosses zero,
-# the predicted class changes from call to call.
+# Not much for this pair: the two histograms have nearly the same centre and nearly the same width, and 100 calls cannot
+# tell two standard deviations apart that are so near. (Chapter 05 measures it over all pairs.) The guides of two classes
+# propose different codes, and the decoder paints different pictures from them, so only some of the noise cancels. It costs
+# nothing, though: one draw serves all ten classes. Where a difference crosses zero, the predicted class changes from call
+# to call.
 #
 # For some purposes a classifier must be a fixed function: to check a gradient, or to compare two attacks. Inside
 # `frozen_noise` it is. One draw is used for every image and every call.
@@ -399,12 +402,12 @@ assert all(estimate.low > 0.50 for estimate in accuracy.values())
 # %% [markdown]
 # ## Drawing from a model
 #
-# A model with a factor $p(x|\cdot)$ can run down its graph: draw the roots, then their children, until an image appears. The
-# label comes along. The last step shows the mean of $p(x|\cdot)$. A true draw would add noise of $\sigma = 0.71$ to each pixel
-# and hide the picture; this likelihood is made to compare classes, not to describe pixels.
+# A model with a factor $p(x|\cdot)$ can run down its graph: draw the roots, then their children, until an image appears.
+# The label comes along. The last step shows the mean of $p(x|\cdot)$. A true draw would add noise of $\sigma = 0.71$ to
+# each pixel and hide the picture; this likelihood is made to compare classes, not to describe pixels.
 #
-# One row a model, one column a class; a dash means that this class did not come up in 400 draws. Look for pictures that do not
-# fit their column.
+# One row a model, one column a class; a dash means that this class did not come up in 400 draws. Look for pictures that do
+# not fit their column.
 
 # %%
 generative = [name for name in names if Factorization.parse(DEEP_BAYES[name]).is_generative]
@@ -425,9 +428,9 @@ _ = figures.image_grid(
 
 # %% [markdown]
 # Trousers, sneakers, bags and boots can be told. Sandals hardly: thin straps average to a grey blur, since a squared error
-# rewards the average of what is possible. GFZ, GFY and GBY paint with the label in hand, or with a code made for it. GBZ and
-# DFZ choose the code first, out of all of $N(0, I)$, and read the label off it, or off the picture; they misread themselves now
-# and then.
+# rewards the average of what is possible. GFZ, GFY and GBY paint with the label in hand, or with a code made for it. GBZ
+# and DFZ choose the code first, out of all of $N(0, I)$, and read the label off it, or off the picture; they misread
+# themselves now and then.
 
 # %% [markdown]
 # ## What each class thinks it sees
@@ -463,10 +466,12 @@ titles = [
 _ = figures.image_grid(grid, titles, columns=11)
 
 # %% [markdown]
-# Told a class, the model paints something like it, about as bright and as large as the image. Related classes blur into one
-# another: under sneaker and sandal there may stand a boot. What a painting keeps of the image is what the code carries, and that
-# is not much; exercise 3 counts it in nats. Still the scores separate the classes. One that is 20 nats behind has a probability
-# of $e^{-20}$, two in a billion, and some are 80 behind. Chapter 05 shows what such gaps do to a gradient.
+# Told a class, the model paints something about as bright and as large as the image, and like that class if the image
+# allows it. Under sneaker and sandal there may stand a boot, and for the bag all six upper and lower garments are one top.
+# What a painting keeps of the image is what the code carries, and that is not much; exercise 3 counts it in nats. In two
+# rows the scores separate the classes widely; in the sandal's the runner-up is 4 nats behind, two in a hundred. One that is
+# 20 nats behind has a probability of $e^{-20}$, two in a billion, and some are 80 behind. Chapter 05 shows what such gaps
+# do to a gradient.
 #
 # ## At full scale
 #
@@ -484,10 +489,10 @@ if not recorded.empty:
     assert (recorded.low > 0.6).all()  # a collapsed model would stand at 0.1
 
 # %% [markdown]
-# None has collapsed. Compare with the quick sketch: DBX, which stood with the generative models there, is now among the best. With
-# 60,000 training images, passing through 64 numbers costs it almost nothing. The four G models stay behind. DFZ models pixels as
-# they do, but it also reads the label off the image. At the `cpu` profile the networks have half of Deep Bayes' width and a fifth
-# of its epochs; `hybridgen_lib/recipes` lists each setting and its source.
+# None has collapsed. Compare with the quick sketch: DBX, which stood with the generative models there, is now among the
+# best. With 60,000 training images, passing through 64 numbers costs it almost nothing. The four G models stay behind. DFZ
+# models pixels as they do, but it also reads the label off the image. At the `cpu` profile the networks have half of Deep
+# Bayes' width and a fifth of its epochs; `hybridgen_lib/recipes` lists each setting and its source.
 
 # %% [markdown]
 # ## Exercises
@@ -587,8 +592,9 @@ def price_solution(guide):
 check_price(price_solution)
 
 # %% [markdown]
-# **4. How far below?** (hard, 20 minutes) The bound misses $\log p(x)$ by exactly $KL(q \,\|\, p(z|x))$, where $p(z|x)$ is the
-# true posterior. In the toy model above, with $x = 1$, the posterior is $N(\frac23, \frac13)$ and $q = N(0, 1.5^2)$. For two normals
+# **4. How far below?** (hard, 20 minutes) The bound misses $\log p(x)$ by exactly $KL(q \,\|\, p(z|x))$, where $p(z|x)$ is
+# the true posterior. In the toy model above, with $x = 1$, the posterior is $N(\frac23, \frac13)$ and $q = N(0, 1.5^2)$.
+# For two normals
 #
 # $$KL = \log\frac{\sigma_p}{\sigma_q} + \frac{\sigma_q^2 + (\mu_q - \mu_p)^2}{2\sigma_p^2} - \frac12 .$$
 #
@@ -621,7 +627,7 @@ check_gap(gap_solution)
 # lower bound and scored by importance sampling, which makes its score a random number with a $K$ of its own. All seven
 # classify clothes well above chance, and the five with a factor for $x$ can show what they believe.
 #
-# **Sources.** The factorizations and the score are Deep Bayes' {cite}`li2019generative`; `deepbayes` {cite}`deepbayes` takes six
-# of the seven from there. The bound: {cite}`kingma2014vae`. More samples make it tighter: {cite}`burda2016iwae`.
+# **Sources.** The factorizations and the score are Deep Bayes' {cite}`li2019generative`; `deepbayes` {cite}`deepbayes`
+# takes six of the seven from there. The bound: {cite}`kingma2014vae`. More samples make it tighter: {cite}`burda2016iwae`.
 #
 # **Where next.** Chapter 05 attacks these eight models with the gradient of their own scores.

@@ -284,9 +284,10 @@ alt = f"FGSM on an image of class {fashion.classes[y[i]]}: the attacked images a
 figures.slider_figure([frame(i, eps) for eps in radii], radii, "FGSM, ε", alt=alt)
 
 # %% [markdown]
-# At the quick profile, `cnn` changes its mind between 0.02 and 0.05, where the change is hard to see, and is soon sure
-# of the wrong class. `gfz` holds out longer on this image, and then is just as sure. At 0.4 `cnn` is less sure of its
-# mistake than at 0.1: the step of FGSM has a fixed direction, and going further along it need not make things worse.
+# At the quick profile, `cnn` changes its mind between 0.02 and 0.05, where the change is hard to see, and is soon sure of
+# the wrong class. `gfz` holds out longer on this image, and then is just as sure. Farther out a model may turn to yet
+# another wrong class: the step of FGSM has a fixed direction, which leads away from the true class and towards no class in
+# particular.
 
 # %% [markdown]
 # ## Figure 2: the gallery
@@ -409,9 +410,9 @@ library = attacks.pgd(
 torch.testing.assert_close(mine, library)
 
 # %% [markdown]
-# Do more steps help? The next picture follows PGD, without its random start, on images that all models get right, and counts after each step how
-# many are fooled. The dashed lines are FGSM with the same $\epsilon$, 0.05. Look at how soon each curve reaches its
-# dashed line.
+# Do more steps help? The next picture follows PGD, without its random start, on images that all models get right, and
+# counts after each step how many are fooled. The dashed lines are FGSM with the same $\epsilon$, 0.05. Look at how soon
+# each curve reaches its dashed line.
 
 # %% tags=["hide-input"]
 a, b, ball, steps = x[easy[:12]], y[easy[:12]], Linf(0.05), 10
@@ -432,8 +433,8 @@ _ = figure.legend(loc="outside right center")
 
 # %% [markdown]
 # A step of PGD is a quarter as long as that of FGSM, so the curves start at the bottom. At the quick profile they have
-# reached their lines after four steps. There `gfz` stays; `cnn` ends above, by one image. Twelve images are few; 200 tell
-# more, for the model that is quick to attack.
+# reached their lines after four steps, and what later steps add is an image or two. Twelve images are few; 200 tell more, for
+# the model that is quick to attack.
 
 # %%
 many = data.as_float(fashion.test_x[:200]).to(device)
@@ -773,13 +774,13 @@ titles = {"as_published": "FGSM, as published", "adaptive": "PGD on the margin, 
 _ = report.curves_by_protocol(curves, titles, ylabel="success rate")
 
 # %% [markdown]
-# The left panel is what the document says: the lines part. At $\epsilon = 0.1$, FGSM fools a third to a half of the images
-# of GFZ, GFY, GBZ and GBY, and nearly all of DFX, DFZ and the CNN. DBX stands between. GBY, which the document leaves out,
-# does as well as its siblings. DFZ can draw, and that does not help it.
+# The left panel is what the document says: the lines part. At $\epsilon = 0.1$, FGSM fools a third to four in ten of the
+# images of GFZ, GFY, GBZ and GBY, and nearly all of DFX, DFZ and the CNN. DBX stands between. GBY, which the document
+# leaves out, does as well as its siblings. DFZ can draw, and that does not help it.
 #
-# On the right every line has risen from 0.05 on; below that those of the four generative models have not moved. DBX has
-# joined the discriminative ones: what FGSM spared, a better attack takes. The four generative models still keep about half
-# of their images at 0.1. At 0.3 next to nothing is left of any model.
+# On the right every line that is not at 1 already has risen from 0.05 on; below that those of the four generative models
+# have not moved. DBX has joined the discriminative ones: what FGSM spared, a better attack takes. The four generative
+# models still keep about half of their images at 0.1. At 0.3 next to nothing is left of any model.
 
 # %%
 G, D = ["gfz", "gfy", "gbz", "gby"], ["dfx", "dfz", "cnn"]
@@ -808,9 +809,10 @@ for attack, title in {**shown, "worst-case": "The whole protocol, worst case"}.i
     display(report.rates(attacked[attacked.attack == attack]))
 
 # %% [markdown]
-# More steps, more starts, AutoAttack, a random search and another model's images change little. At 0.1 GFZ, GFY, GBZ and
-# GBY still keep about half of the images that they had right, and of DFX, DFZ, DBX and the CNN nothing is left. So none of
-# the others finds what PGD had missed. Chapter 07 shows what each attack took, and how far that can be trusted.
+# More steps, more starts, AutoAttack, a random search and another model's images change little. (The worst case has 200
+# images and the curve 100, so the numbers of the two tables may differ by chance.) At 0.1 GFZ, GFY, GBZ and
+# GBY still keep about half of the images that they had right, and of DFX, DFZ, DBX and the CNN nothing is left. So the
+# others find almost nothing that PGD had missed. Chapter 07 shows what each attack took, and how far that can be trusted.
 
 # %%
 if best == "cpu":

@@ -11,17 +11,17 @@
 # %% [markdown]
 # # A causal VAE head
 #
-# Generative classifiers of raw pixels fail on photographs. Networks that read photographs well fall to the smallest attack. So
-# put the one on top of the other: let a trained network read the image, and let a generative model explain what it has read.
-# The document that gave this project its name does just that.
+# Generative classifiers of raw pixels fail on photographs. Networks that read photographs well fall to the smallest attack.
+# So put the one on top of the other: let a trained network read the image, and let a generative model explain what it has
+# read. The document that gave this project its name does just that.
 #
 # **You will** build its score by hand, out of three networks, and take it apart term by term. You will set a cause to a
 # value and see what that does to a picture, find a network that no training ever touched, and learn which term makes the
 # decision. Then you attack. **You need** chapter 04 (scores from importance sampling), chapter 05 (PGD) and the signs of
 # masked gradients from chapter 07. **It takes** an hour to read; the cells run in about a minute on a laptop.
 #
-# The document that this book calls `hybrid` {cite}`hybrid` has CIFAR-10, CIFAR-100 and Tiny-ImageNet. This is what it says, and
-# after each quotation what can be measured:
+# The document that this book calls `hybrid` {cite}`hybrid` has CIFAR-10, CIFAR-100 and Tiny-ImageNet. This is what it says,
+# and after each quotation what can be measured:
 #
 # - "high clean dataset accuracy": 92.48 % (shallow) and 93.04 % (deep) on CIFAR-10, "without the typical degradation".
 # - FGSM up to $\epsilon = 0.2$: "accuracy degradation limited to less than 0.1".
@@ -31,11 +31,11 @@
 # - "deeper feature extractors lead to higher clean accuracy", shallower ones to "superior robustness": orders.
 # - All this "without adversarial training", which "typically requires 3-30 times longer": seconds, in `benchmarks`.
 #
-# It does not say how many samples a score has, how large the codes are, how the two likelihood terms are scaled, on what the
-# network was trained, which step PGD takes, or how many images were used. It trains the head "for 350 total training
-# iterations", which is one look at CIFAR-10; we read epochs, and run the letter of it too. Its shallow taps, after 9, 12 and 14
-# convolutions, lie inside VGG's blocks, so before or after the ReLU is open. Where a choice decides the outcome, this chapter
-# varies it.
+# It does not say how many samples a score has, how large the codes are, how the two likelihood terms are scaled, on what
+# the network was trained, which step PGD takes, or how many images were used. It trains the head "for 350 total training
+# iterations", which is one look at CIFAR-10; we read epochs, and run the letter of it too. Its shallow taps, after 9, 12
+# and 14 convolutions, lie inside VGG's blocks, so before or after the ReLU is open. Where a choice decides the outcome,
+# this chapter varies it.
 
 # %% tags=["parameters"]
 profile = "quick"
@@ -101,26 +101,26 @@ for axis, formula in zip(axes.flat, formulas, strict=True):
     figures.draw_graph(graph, observed=("x", "x1", "x2", "y"), axis=axis)
 
 # %% [markdown]
-# The third graph is the document's Figure 2, drawn from its equation 4. The arrows say how data come about: first the causes,
-# then what they cause. Grey is what we can see in training. The fourth is its Figures 1 and 3: the network reads features from
-# the pixels, and two more networks guess the causes for each class $y$.
+# The third graph is the document's Figure 2, drawn from its equation 4. The arrows say how data come about: first the
+# causes, then what they cause. Grey is what we can see in training. The fourth is its Figures 1 and 3: the network reads
+# features from the pixels, and two more networks guess the causes for each class $y$.
 #
 # The text says more than the equation. It says that $M$ is "generated based on the labels $Y$, input data $(X_1, X_2)$, and
-# network parameters": arrows from $X$ to $M$. Equation 1 has the arrow from $M$ to $X$. Both together are a cycle. Equation 4
-# keeps the arrow from $M$ to $X$ alone: there $m$ depends on nothing. We take the equation. But an attacker looks at the image
-# first, so whatever $m$ is in this model, it is not the attacker.
+# network parameters": arrows from $X$ to $M$. Equation 1 has the arrow from $M$ to $X$. Both together are a cycle. Equation
+# 4 keeps the arrow from $M$ to $X$ alone: there $m$ depends on nothing. We take the equation. But an attacker looks at the
+# image first, so whatever $m$ is in this model, it is not the attacker.
 #
-# A second oddity will matter. $x_2$ is computed from $x_1$, so no draw from the model has to fit together: it may paint a boot
-# and features of a sandal. As a density this counts the image twice. As a classifier it is a choice, and we can ask which of
-# the two decides.
+# A second oddity will matter. $x_2$ is computed from $x_1$, so no draw from the model has to fit together: it may paint a
+# boot and features of a sandal. As a density this counts the image twice. As a classifier it is a choice, and we can ask
+# which of the two decides.
 
 # %% [markdown]
 # ## What the network reads
 #
-# The feature extractor is VGG {cite}`simonyan2015very`: 13 convolutions and three dense layers, with batch normalisation. Ours
-# is trained from scratch on the same images. It is a list of named layers, and a tap runs it up to one of them. The *shallow*
-# tap stands after the ninth convolution, the *deep* one after the first dense layer, both after the ReLU. Deep features are
-# few, and near a decision; shallow ones are many.
+# The feature extractor is VGG {cite}`simonyan2015very`: 13 convolutions and three dense layers, with batch normalisation.
+# Ours is trained from scratch on the same images. It is a list of named layers, and a tap runs it up to one of them. The
+# *shallow* tap stands after the ninth convolution, the *deep* one after the first dense layer, both after the ReLU. Deep
+# features are few, and near a decision; shallow ones are many.
 
 # %%
 vgg, shallow, deep = map(load_model, ("vgg16", "hybrid-shallow", "hybrid-deep"))
@@ -149,16 +149,16 @@ with torch.no_grad():
 # %% [markdown]
 # ## The score, by hand
 #
-# The guide has two networks: $q(m|x_1,x_2,y)$ and $q(z|x_1,x_2,y,m)$. The model has one that matters, with two outputs: Normal
-# pixels around a picture and Normal features around a vector. The score of a class is an importance-weighted estimate of
-# $\log p(x_1,x_2,y)$:
+# The guide has two networks: $q(m|x_1,x_2,y)$ and $q(z|x_1,x_2,y,m)$. The model has one that matters, with two outputs:
+# Normal pixels around a picture and Normal features around a vector. The score of a class is an importance-weighted
+# estimate of $\log p(x_1,x_2,y)$:
 #
 # $$s_y = \log \frac1K \sum_{k=1}^K
 # \frac{p(x_1|y,z_k,m_k)\;p(x_2|y,z_k,m_k)\;p(z_k)\;p(m_k)\;p(y)}{q(z_k|x_1,x_2,y,m_k)\;q(m_k|x_1,x_2,y)} .$$
 #
-# That is the document's equation 10 with its slips mended: there $m$ carries no $k$, and $p(m)/q(m|\cdot)$ is left out. Its prior
-# "$p(z)$ as a Gaussian distribution ($\mu = 0, \sigma = 0$)" would put all codes in one point; we read $\sigma = 1$. All terms for
-# all samples, images and classes, at once:
+# That is the document's equation 10 with its slips mended: there $m$ carries no $k$, and $p(m)/q(m|\cdot)$ is left out. Its
+# prior "$p(z)$ as a Gaussian distribution ($\mu = 0, \sigma = 0$)" would put all codes in one point; we read $\sigma = 1$.
+# All terms for all samples, images and classes, at once:
 
 
 # %%
@@ -200,9 +200,9 @@ with torch.no_grad(), frozen_noise(shallow, seed):
     torch.testing.assert_close(mine, shallow(few), rtol=1e-5, atol=1e-2)
 
 # %% [markdown]
-# `LatentVariableClassifier` reads the two formulas and does this for any of them. Deep CAMA, and the document's baselines GBZ,
-# GBY and DBX on features, are other formulas given to the same class. The document calls these baselines "adversarially
-# robustified", once "adversarially trained". Nothing in it says how, and ours have seen no attacked image.
+# `LatentVariableClassifier` reads the two formulas and does this for any of them. Deep CAMA, and the document's baselines
+# GBZ, GBY and DBX on features, are other formulas given to the same class. The document calls these baselines
+# "adversarially robustified", once "adversarially trained". Nothing in it says how, and ours have seen no attacked image.
 
 # %%
 print(HYBRID, "\n" + HYBRID_GUIDE)
@@ -212,10 +212,10 @@ assert str(shallow.guide) == HYBRID_GUIDE
 # %% [markdown]
 # ## The network that nobody trained
 #
-# "To avoid the enlarged dataset and computational overhead of adversarial training, we train only on clean data ($m = 0$)." So
-# training is an intervention: $m$ is set to 0, whatever would have made it drops out, and equation 9 has no $q(m|\cdot)$ any
-# more. In the library it is `model.do(m=0)`. Then no gradient reaches $q(m|\cdot)$, and none the weights through which $m$ enters
-# the other two networks. Compare the trained weights with fresh ones of the same seed.
+# "To avoid the enlarged dataset and computational overhead of adversarial training, we train only on clean data ($m = 0$)."
+# So training is an intervention: $m$ is set to 0, whatever would have made it drops out, and equation 9 has no $q(m|\cdot)$
+# any more. In the library it is `model.do(m=0)`. Then no gradient reaches $q(m|\cdot)$, and none the weights through which
+# $m$ enters the other two networks. Compare the trained weights with fresh ones of the same seed.
 
 # %%
 fresh = recipes.build("hybrid-shallow", x.shape[1:], 10, profile, seed)
@@ -231,9 +231,10 @@ for network in ("q(z|x1,x2,y,m)", "p(x1,x2|y,z,m)"):
     assert not torch.equal(before[name][:, :-32], after[name][:, :-32])
 
 # %% [markdown]
-# Every weight of $q(m|\cdot)$ is what the random generator gave it on the first day. And at test time "m is not set to 0 but
-# sampled from" this network. What does an untrained network say? Below it stands beside one of a head that differs in one thing:
-# $m$ was drawn in its training, too, and $q(m|\cdot)$ trained. (`code=16, pressure=4` is the subject of a later section.)
+# Every weight of $q(m|\cdot)$ is what the random generator gave it on the first day. And at test time "m is not set to 0
+# but sampled from" this network. What does an untrained network say? Below it stands beside one of a head that differs in
+# one thing: $m$ was drawn in its training, too, and $q(m|\cdot)$ trained. (`code=16, pressure=4` is the subject of a later
+# section.)
 
 # %%
 free = load_model(f"hybrid-shallow@{FREE_CODE}")
@@ -253,8 +254,8 @@ _ = axes[0].legend()
 
 # %% [markdown]
 # The untrained network answers with a standard normal, for every image and class: small random weights make outputs near 0,
-# and $e^0 = 1$. So $m$ is noise. Its weight $p(m)/q(m|\cdot)$ is close to 1, and leaving it out should do no harm. The trained
-# network has found some use for a few of its numbers.
+# and $e^0 = 1$. So $m$ is noise. Its weight $p(m)/q(m|\cdot)$ is close to 1, and leaving it out should do no harm. The
+# trained network has found some use for a few of its numbers.
 #
 # What does that do to accuracy? Three ways to treat $m$ in a prediction, with the same networks, and VGG16 beside them.
 
@@ -283,7 +284,8 @@ for other in runs[1:]:
     assert apart.high > -0.02
 
 # %% [markdown]
-# Three readings of the document, and no difference to speak of. The cause that was to stand for the attacker hardly takes part.
+# Three readings of the document, and no difference to speak of. The cause that was to stand for the attacker hardly takes
+# part.
 
 # %% [markdown]
 # ## Interventions you can see
@@ -327,9 +329,10 @@ figures.slider_figure(
 )
 
 # %% [markdown]
-# At the length that its prior gives it, $m$ changes little. Stretched, it moves shapes and brightness, as a code does. In the
-# formula $m$ and $z$ have the same prior and the same arrows, and clean images tell nobody which is which. So a trained $m$ is
-# just more code. To become "what an attacker does" it would have to see what attackers do, and the document's point was not to.
+# At the length that its prior gives it, $m$ changes little. Stretched, it moves shapes and brightness, as a code does. In
+# the formula $m$ and $z$ have the same prior and the same arrows, and clean images tell nobody which is which. So a trained
+# $m$ is just more code. To become "what an attacker does" it would have to see what attackers do, and the document's point
+# was not to.
 
 # %% [markdown]
 # ## How much class may the code carry?
@@ -358,9 +361,9 @@ _ = figures.image_grid(
 )
 
 # %% [markdown]
-# With the large code nearly every class paints a boot: the code has told the decoder what it is, and the label need not. With
-# the small one each class insists on its own garment. The class must then go through $y$, and the scores of wrong classes fall
-# far behind. The same in nats, term by term: how far is the true class ahead of the average wrong one?
+# With the large code nearly every class paints a boot: the code has told the decoder what it is, and the label need not.
+# With the small one each class insists on its own garment. The class must then go through $y$, and the scores of wrong
+# classes fall far behind. The same in nats, term by term: how far is the true class ahead of the average wrong one?
 
 
 # %%
@@ -392,9 +395,9 @@ assert share.loc[["code 128", "code 16"], "features"].min() > 0.6
 assert share[["z", "m"]].abs().max(axis=None) < 0.05
 
 # %% [markdown]
-# Now you see who decides. On the shallow tap the features carry most of the lead, and a head asks, in the end, to which class's
-# features these features are nearest. On the deep tap there are few features, and the pixels have a say. The two codes give
-# nothing, anywhere.
+# Now you see who decides. On the shallow tap the features carry most of the lead, and a head asks, in the end, to which
+# class's features these features are nearest. On the deep tap there are few features, and the pixels have a say. The two
+# codes give nothing, anywhere.
 #
 # And note the size of the lead. A softmax sees the best rival, not the average one, and that lead is smaller. But chapter 07
 # warned from 17 nats on. We measure it below.
@@ -402,10 +405,10 @@ assert share[["z", "m"]].abs().max(axis=None) < 0.05
 # %% [markdown]
 # ## Which scale?
 #
-# The weight of the two terms is a choice: a sigma for pixels, one for features. The document prints no value. Its networks have
-# "Gaussian outputs parameterized by mean $\mu$ and standard deviation $\sigma$", which may mean that the decoder learns a sigma for
-# every output. Here they are two fixed numbers; `scales=learned`, below, is the other reading. Turn the feature term up and down
-# in a finished head, from nothing ($w = 0$) to ten times, and watch accuracy.
+# The weight of the two terms is a choice: a sigma for pixels, one for features. The document prints no value. Its networks
+# have "Gaussian outputs parameterized by mean $\mu$ and standard deviation $\sigma$", which may mean that the decoder
+# learns a sigma for every output. Here they are two fixed numbers; `scales=learned`, below, is the other reading. Turn the
+# feature term up and down in a finished head, from nothing ($w = 0$) to ten times, and watch accuracy.
 
 # %%
 weights = [0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10]
@@ -426,17 +429,19 @@ axis.set(xlabel="weight of the feature term", ylabel="accuracy, 400 images")
 _ = axis.legend()
 
 # %% [markdown]
-# With the features out of the likelihood it is a fair classifier of clothes, though its code has still seen them. The features
-# lift it to about the level of VGG, and no higher. Turned up further, they drown the pixels, which does not help. Below, at
-# full scale, the sigmas are also varied in training.
+# With the features out of the likelihood it is a fair classifier of clothes, though its code has still seen them. The
+# features lift both heads to within a few points of VGG, and no higher. Turned up further, they drown the pixels: a point
+# or so less with the large code, as much more with the small one. Below, at full scale, the sigmas are also varied in
+# training.
 
 # %% [markdown]
 # ## What may 0.05 mean?
 #
-# The document says that it uses "the $l_2$-norm with 30 steps for PGD attacks", with $\epsilon$ "from 0 to 0.2". For images in
-# $[0, 1]$ an $\ell_2$ ball of radius 0.05 is tiny: it lets a single pixel move by 0.05, or all of them by 0.0018. And yet VGG16
-# is said to fall below 0.2 there. So 0.05 may mean something else. Two more readings: every pixel may move by 0.05
-# ($\ell_\infty$), or pixels may move by 0.05 in the root mean square, which is an $\ell_2$ ball of radius $0.05\sqrt{784} = 1.4$.
+# The document says that it uses "the $l_2$-norm with 30 steps for PGD attacks", with $\epsilon$ "from 0 to 0.2". For images
+# in $[0, 1]$ an $\ell_2$ ball of radius 0.05 is tiny: it lets a single pixel move by 0.05, or all of them by 0.0018. And
+# yet VGG16 is said to fall below 0.2 there. So 0.05 may mean something else. Two more readings: every pixel may move by
+# 0.05 ($\ell_\infty$), or pixels may move by 0.05 in the root mean square, which is an $\ell_2$ ball of radius
+# $0.05\sqrt{784} = 1.4$.
 
 # %%
 pixels = math.prod(x.shape[1:])
@@ -455,15 +460,15 @@ _ = figures.image_grid(torch.cat(shown).cpu(), columns=8, row_titles=["clean", *
 assert left["linf"] < 0.2 < left["l2, as printed"]
 
 # %% [markdown]
-# In the first reading nothing is to be seen, and VGG loses about a fifth of what it got right. In the other two it is gone, as
-# the document says it should be. That is a small network on clothes. On CIFAR-10 the recorded runs must decide, so we measure
-# all three.
+# In the first reading nothing is to be seen, and VGG loses about a fifth of what it got right. In the other two it is gone,
+# as the document says it should be. That is a small network on clothes. On CIFAR-10 the recorded runs must decide, so we
+# measure all three.
 
 # %% [markdown]
 # ## Attack
 #
-# Now as published: FGSM, and PGD on the cross-entropy of the scores, through pixels *and* features. Then the same steps of PGD on
-# the margin, the lead of the true class over the best other one. All see one frozen draw of the noise. The ball is
+# Now as published: FGSM, and PGD on the cross-entropy of the scores, through pixels *and* features. Then the same steps of
+# PGD on the margin, the lead of the true class over the best other one. All see one frozen draw of the noise. The ball is
 # $\ell_\infty$, 0.05. Look at the second and the third bar of each model.
 
 # %%
@@ -526,28 +531,32 @@ assert signs.drop("vgg16")["lead, nats"].min() > 16.6
 assert signs.loc["shallow, code 16", "no gradient"] > 0.02
 
 # %% [markdown]
-# Every head has a lead beyond the 17 nats. On the shallow tap the two gradients have parted, and with the small code a part of the
-# images has no gradient at all. On the deep tap the gradients that are left agree, but some are gone. `evaluation.masking_report`
-# has nine signs; its verdicts for the models at full scale stand below.
+# Every head has a median lead beyond the 17 nats, and on each head some images have no gradient at all, most with the small
+# code. On the shallow tap the two gradients have parted; on the deep tap those that are left agree.
+# `evaluation.masking_report` has nine signs; its verdicts for the models at full scale stand below.
 
 # %% [markdown]
 # ## The shared floor
 #
-# There is a shorter way to see that such a head cannot be safe. Attack the *backbone*, and never look at the head. Most of what
-# the head says is about features of that backbone. Both taps, the same images:
+# There is a shorter way to see that such a head cannot be safe. Attack the *backbone*, and never look at the head. Most of
+# what the head says is about features of that backbone. Both taps, the same images:
 
 # %%
 made = attacks.pgd(vgg, few, few_y, ball, steps=30, loss="margin", stop_when_fooled=False)
+everyone = {**suspects, "Deep CAMA, pixels only": load_model("cama")}
 floor = {
-    name: accuracy(model, made, few_y)
-    for name, model in {**suspects, "Deep CAMA, pixels only": load_model("cama")}.items()
+    name: {"clean": accuracy(model, few, few_y), "attacked": accuracy(model, made, few_y)}
+    for name, model in everyone.items()
 }
-print(pd.Series(floor).round(2).to_string())
-assert floor["deep"] < 0.3 < floor["Deep CAMA, pixels only"]
+floor = pd.DataFrame(floor).T
+print(floor.round(2).to_string())
+assert floor.attacked["deep"] < 0.3
+pixels_only = floor.loc["Deep CAMA, pixels only"]
+assert pixels_only.attacked > pixels_only.clean - 0.1
 
 # %% [markdown]
-# Most images fall with the backbone, though nobody has asked the head. Deep CAMA has never seen a feature, and these images do not
-# bother it; but it starts from a lower clean accuracy.
+# Most images fall with the backbone, though nobody has asked the head. Deep CAMA has never seen a feature, and these images
+# do not bother it; but it starts from a lower clean accuracy.
 #
 # The picture shows why. The features of an image are compared with what the head expects of the true class, and of the class
 # that VGG was driven to. Above the line the wrong class is nearer.
@@ -569,18 +578,19 @@ axes[0].set_ylabel("log p(x₂ | wrong class)")
 _ = figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
 
 # %% [markdown]
-# Most clean images lie below the line: the true class explains their features better. The attack lifts most of them over it. Tens of nats, on
-# the shallow tap often hundreds, had to be overcome, and 13 of 255 grey values in each pixel sufficed, because the features had
-# been carried to the other side already. A model of features might notice that these are less likely than clean ones. But a
-# comparison of classes does not look at that.
+# Most clean images lie below the line: the true class explains their features better. The attack lifts most of them over
+# it. Tens of nats, on the shallow tap often hundreds, had to be overcome, and 13 of 255 grey values in each pixel sufficed,
+# because the features had been carried to the other side already. A model of features might notice that these are less
+# likely than clean ones. But a comparison of classes does not look at that.
 
 # %% [markdown]
 # ## At full scale
 #
-# From here on the chapter shows recorded runs. The document's data is CIFAR-10. At the `cpu` profile Fashion-MNIST stands in for
-# it, with a VGG16 of a quarter of the width and 10,000 training images, so nothing can be "reproduced"; a sentence can only
-# "stand" or "not stand" on that data. With a GPU, `make reproduce PROFILE=paper` runs CIFAR-10 (from a JPEG copy), CIFAR-100 and
-# Tiny-ImageNet at 32 pixels. At `cpu` models that sample get 100 images for curves and 200 for the protocol, VGG16 1,000 and 500.
+# From here on the chapter shows recorded runs. The document's data is CIFAR-10. At the `cpu` profile Fashion-MNIST stands
+# in for it, with a VGG16 of a quarter of the width and 10,000 training images, so nothing can be "reproduced"; a sentence
+# can only "stand" or "not stand" on that data. With a GPU, `make reproduce PROFILE=paper` runs CIFAR-10 (from a JPEG copy),
+# CIFAR-100 and Tiny-ImageNet at 32 pixels. At `cpu` models that sample get 100 images for curves and 200 for the protocol,
+# VGG16 1,000 and 500.
 #
 # Clean accuracy first: backbone, baselines, and the heads with a code of 128 and with the small one.
 
@@ -595,13 +605,16 @@ recorded = everything[everything.model.isin(family)]
 recorded = recorded.sort_values("model", key=lambda m: m.map(family.index), kind="stable")
 none = recorded[(recorded.metric == "clean_accuracy") & (recorded.attack == "none")]
 none = none.assign(m=none.reading.where(none.reading != "", "m as in the text"))
-report.rates(none, "m")
+table = report.rates(none, "m")
+without_an_m = [row for row in table.index if set(row) & set(plain) - {"cama"}]
+table.loc[without_an_m] = table.loc[without_an_m].replace(results.NOT_RUN, "has no m")
+table
 
 # %% [markdown]
 # On Fashion-MNIST the document is right about this: a head costs its backbone nothing. VGG16 has 88 %, the heads have 87 to
-# 88, and the deep one is nearly two points above the shallow one, as it says. Its baselines on features do as well. Deep CAMA,
-# which sees pixels alone, stays at 81 (the document: below half, on CIFAR-10). Setting $m$ to 0 in the prediction, too,
-# moves a head by at most three images in a thousand.
+# 88, and the deep one is nearly two points above the shallow one, as it says. Its baselines on features do as well. Deep
+# CAMA, which sees pixels alone, stays at 81 (the document: below half, on CIFAR-10). Setting $m$ to 0 in the prediction,
+# too, moves a head by at most three images in a thousand.
 
 # %% tags=["recorded"]
 if best == "cpu":
@@ -610,9 +623,10 @@ if best == "cpu":
     assert clean["hybrid-deep"] > clean["hybrid-shallow"]
 
 # %% [markdown]
-# Next, the document's Figure 4 (a) and (d), four times over. The upper row is as published: FGSM, and PGD of 30 steps on the
-# cross-entropy, by each reading of the radius. The lower row is the same axis with PGD on the margin, and on the left the worst
-# case of the whole protocol. Dashed: the small code. Look at which lines of the upper row are still there in the lower.
+# Next, the document's Figure 4 (a) and (d), four times over. The upper row is as published: FGSM, and PGD of 30 steps on
+# the cross-entropy, by each reading of the radius. The lower row is the same axis with PGD on the margin, and on the left
+# the worst case of the whole protocol. Dashed: the small code. Look at which lines of the upper row are still there in the
+# lower.
 
 
 # %% tags=["recorded", "hide-input"]
@@ -662,7 +676,7 @@ def figure_four(number):
     lines = [
         plt.Line2D([], [], color=f"C{k}", marker=m) for k, m in enumerate(MARKS.values())
     ]
-    dashed = plt.Line2D([], [], color="black", ls="--")
+    dashed = plt.Line2D([], [], color="grey", ls="--")
     names = [*MARKS, "small code"]
     figure.legend([*lines, dashed], names, loc="outside right center")
     figure.suptitle(f"seed {number}" if number else "")
@@ -680,11 +694,11 @@ for number in sorted(recorded.seed.unique()) or [0]:
 # by 0.05 under FGSM: it keeps 37 %, and DBX 50. And in the lower row the same weights have lost almost everything at 0.05,
 # in $\ell_\infty$ and by the root mean square.
 #
-# The deep heads show the same in other proportions. FGSM takes a fifth of their images at the first step, and then no more up
-# to 0.2. Under PGD on the cross-entropy a deep head keeps 46 % at 0.1, and 24 with the small code. So with the large code the
-# deep tap is the more robust one, with the small code the shallow one; the document has "shallow". Of its baselines on features
-# only GBY stays clear of VGG16, with 35 % at 0.05. On the margin there is nothing to order: whatever stands on features keeps a
-# few images in a hundred at 0.05, and none at 0.1.
+# The deep heads show the same in other proportions. FGSM takes a fifth of their images at the first step, and only a few
+# more up to 0.2. Under PGD on the cross-entropy a deep head keeps 46 % at 0.1, and 24 with the small code. So with the
+# large code the deep tap is the more robust one, with the small code the shallow one; the document has "shallow". Of its
+# baselines on features only GBY stays clear of VGG16, with 35 % at 0.05. On the margin there is nothing to order: whatever
+# stands on features keeps a few images in a hundred at 0.05, and none at 0.1.
 #
 # Now find Deep CAMA, which draws pixels and knows no features. Its lines are nearly the same in both rows, by every reading.
 # On the margin it keeps 65 % at 0.05 and 43 % at 0.1, where the others have a few in a hundred, and none. The whole protocol
@@ -729,9 +743,9 @@ if best == "cpu":
 # printed reading does not fit. CIFAR-10 has not been run, and another scale of the inputs, which the document does not
 # give, would fit as well.
 #
-# Even in a ball as small as that, the rows part. At 0.2 the heads keep up to 21 points more than VGG16 under the cross-entropy.
-# On the margin whatever stands on features keeps 48 to 55 %, and VGG16 has 48. Deep CAMA, whose clean accuracy is the lowest,
-# keeps 75.
+# Even in a ball as small as that, the rows part. At 0.2 the heads keep up to 21 points more than VGG16 under the
+# cross-entropy. On the margin whatever stands on features keeps 48 to 55 %, and VGG16 has 48. Deep CAMA, whose clean
+# accuracy is the lowest, keeps 75.
 
 # %% tags=["recorded"]
 if best == "cpu":
@@ -782,10 +796,11 @@ if best == "cpu":
 # %% [markdown]
 # ## What decides
 #
-# The document leaves K, the code, the scales and the length of training open. One change at a time, from the heads with a code of
-# 128, and then around the small code: clean accuracy, and what PGD leaves at $\ell_\infty$ 0.05, as published and on the margin.
-# `epochs=5` is "350 iterations" by the letter. `scales=learned` has a sigma for every output, `weight=published` leaves
-# $p(m)/q(m|\cdot)$ out, `training_m=sampled` trains $q(m|\cdot)$. A change that resists would show in the last column.
+# The document leaves K, the code, the scales and the length of training open. One change at a time, from the heads with a
+# code of 128, and then around the small code: clean accuracy, and what PGD leaves at $\ell_\infty$ 0.05, as published and
+# on the margin. `epochs=5` is "350 iterations" by the letter. `scales=learned` has a sigma for every output,
+# `weight=published` leaves $p(m)/q(m|\cdot)$ out, `training_m=sampled` trains $q(m|\cdot)$. A change that resists would
+# show in the last column.
 
 # %% tags=["recorded"]
 changed = everything[everything.model.str.startswith("hybrid")]
@@ -809,26 +824,29 @@ ablation = pd.DataFrame(cells, dtype=object).rename_axis("change").fillna(result
 ablation if len(ablation) else results.NOT_RUN
 
 # %% [markdown]
-# Nothing resists. On the margin all heads but one keep some eight images in a hundred or fewer at 0.05. What the changes decide is
-# something else: how well the cross-entropy is blinded, and in four rows the accuracy.
+# Nothing resists. On the margin all heads but one keep some eight images in a hundred or fewer at 0.05. What the changes
+# decide is something else: how well the cross-entropy is blinded, and in four rows the accuracy.
 #
 # - **Length.** "350 iterations" by the letter are far too few: 56 % of clean images. And this head, which has learned
-#   little, hides nothing: 5 % are left under the one attack, 3 under the other. Twice our 60 epochs gain a point of accuracy, and hide more: 53 %
-#   instead of 42.
-# - **Pressure** decides how robust a head *looks*. With the large code and the pressure alone, PGD on the cross-entropy leaves 77 %
-#   at 0.05, more than anything else in this chapter, and 69 % at 0.1. The size of the code, from 16 to 128, changes next to nothing.
-# - **The features' sigma.** A wide one, 2, takes the appearance away: the shallow head falls from 42 to 22 %, with the small code
-#   from 71 to 19, the deep one from 54 to 13. The lead that features give to a class goes with one over the square of sigma,
-#   and where it is small the cross-entropy finds its way. On the deep tap both attacks now leave the same, 13 %, and the margin
-#   five at 0.1. So of all heads that were trained to the end, this one keeps most and looks weakest. It costs no accuracy. A
-#   narrow sigma, 0.25, costs up to eight or nine points of it, and a learned one for every output seven or eight.
+#   little, hides nothing: 5 % are left under the one attack, 3 under the other. Twice our 60 epochs gain a point of
+#   accuracy, and hide more: 53 % instead of 42.
+# - **Pressure** decides how robust a head *looks*. With the large code and the pressure alone, PGD on the cross-entropy
+#   leaves 77 % at 0.05, more than anything else in this chapter, and 69 % at 0.1. The size of the code, from 16 to 128,
+#   changes next to nothing.
+# - **The features' sigma.** A wide one, 2, takes the appearance away: the shallow head falls from 42 to 22 %, with the
+#   small code from 71 to 19, the deep one from 54 to 13. The lead that features give to a class goes with one over the
+#   square of sigma, and where it is small the cross-entropy finds its way. On the deep tap both attacks now leave the same,
+#   13 %, and the margin five at 0.1. So of all heads that were trained to the end, this one keeps most and looks weakest.
+#   It costs no accuracy. A narrow sigma, 0.25, costs up to eight or nine points of it, and a learned one for every output
+#   seven or eight.
 # - **The pixels' sigma** hardly counts on the shallow tap. On the deep one a change to either side takes some twenty points
 #   of what the cross-entropy leaves, and nothing of what the margin leaves.
-# - **K and m.** One sample, ten or thirty are all the same. And $m$, trained or not, weighed in full or as published, makes no
-#   difference, unless a head that was trained with $m$ is asked without it.
+# - **K and m.** One sample, ten or thirty are all the same. And $m$, trained or not, weighed in full or as published, makes
+#   no difference, unless a head that was trained with $m$ is asked without it.
 #
-# So two numbers that the document does not print, how hard the code is pressed in training and how wide the features' sigma is,
-# decide how robust a head looks: from 13 to 77 %. Of these, PGD on the margin leaves 13 and 2 %, and no more than that is there.
+# So two numbers that the document does not print, how hard the code is pressed in training and how wide the features' sigma
+# is, decide how robust a head looks: from 13 to 77 %. Of these, PGD on the margin leaves 13 and 2 %, and no more than that
+# is there.
 
 
 # %% tags=["recorded"]
@@ -879,10 +897,11 @@ if best == "cpu":
 # %% [markdown]
 # ## The verdict
 #
-# Each sentence of the document, on CIFAR-10 or on what stands in for it: by the document's attack on the left, by the strongest
-# we have on the right. A row is a sentence, a reading of the radius, and an $\epsilon$. An order *stands* if the 95 % interval of
-# the paired difference lies on its side of zero {cite}`agresti2005simple`; a bound stands if the interval is on its side, or less
-# than five points over. By the root mean square the radii are those of CIFAR-10's 3,072 pixels, and nothing stands in for them.
+# Each sentence of the document, on CIFAR-10 or on what stands in for it: by the document's attack on the left, by the
+# strongest we have on the right. A row is a sentence, a reading of the radius, and an $\epsilon$. An order *stands* if the
+# 95 % interval of the paired difference lies on its side of zero {cite}`agresti2005simple`; a bound stands if the interval
+# is on its side, or less than five points over. By the root mean square the radii are those of CIFAR-10's 3,072 pixels, and
+# nothing stands in for them.
 
 
 # %% tags=["recorded"]
@@ -915,12 +934,13 @@ with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
     display(report.verdicts(board, in_words))
 
 # %% [markdown]
-# What stands: VGG16 and DBX fall below 0.2 by 0.05 (to PGD; to FGSM alone they do not), and deep is more accurate than shallow. By the document's own attack in
-# $\ell_\infty$ GBZ and GBY keep more than VGG16 and DBX, too; on the margin that is undecided. What does not stand: in $\ell_\infty$
-# each bound on what the hybrid keeps, once the attack is on the margin, and "shallow keeps more than deep", under either attack.
+# What stands: VGG16 and DBX fall below 0.2 by 0.05 (to PGD; to FGSM alone they do not), and deep is more accurate than
+# shallow. By PGD in $\ell_\infty$, as published, GBZ and GBY keep more than VGG16 and DBX, too. Under FGSM they are ahead
+# of VGG16 alone, and on the margin nothing is decided. What does not stand: in $\ell_\infty$ each bound on what the hybrid
+# keeps, once the attack is on the margin, and "shallow keeps more than deep", under either attack.
 #
-# In $\ell_2$ as printed the hybrid does keep more than half at 0.1, under any attack we have. So does VGG16, with 67 %. In such a
-# ball nobody falls, VGG16 and DBX included, and no order is decided.
+# In $\ell_2$ as printed the hybrid does keep more than half at 0.1, under any attack we have. So does VGG16, with 67 %. In
+# such a ball nobody falls, VGG16 and DBX included, and no order is decided.
 #
 # And beside it, whether to trust the attacks: the masking report of every model at 0.05, on those of its first images that
 # it gets right (of 20 for a model that samples, of 100 for VGG16). A `warn` or `fail` names the sign of chapter 07 that the
@@ -940,9 +960,10 @@ signs if len(sheets) else results.NOT_RUN
 # %% [markdown]
 # VGG16, DBX, GBZ and Deep CAMA pass all nine. Each of the four heads fails several, and they are one: it leads by 85 nats
 # or more, so on many images the cross-entropy has no gradient at all. (In the line "the two gradients part" an image
-# without a gradient counts as 0; where most have none it only says this again.) GBY shows a little of the same. So the models that look robust as published are those whose gradients are
-# masked, and the one that stands in both rows shows no sign of it. (One failure of another kind: on `hybrid-shallow` the
-# backbone's gradient took one image of 17 more than the head's own.)
+# without a gradient counts as 0; where most have none it only says this again.) GBY shows a little of the same. So the
+# models that look robust as published are those whose gradients are masked, and the one that stands in both rows shows no
+# sign of it. (One failure of another kind: on `hybrid-shallow` the backbone's gradient took one image of 17 more than the
+# head's own.)
 
 # %% tags=["recorded"]
 if best == "cpu":
@@ -966,9 +987,9 @@ others.groupby(["data", "metric", "said"]).size().rename("rows").to_frame()
 # %% [markdown]
 # ## What it costs
 #
-# Adversarial training "typically requires 3-30 times longer", says the document, and its head does without. Is that so? Both were
-# timed in turns, on one core: VGG16, VGG16 trained on attacked images, and VGG16 with a head on top, by the epochs of the
-# recipes. The last rows are the other side of the bill: what one *prediction* costs.
+# Adversarial training "typically requires 3-30 times longer", says the document, and its head does without. Is that so?
+# Both were timed in turns, on one core: VGG16, VGG16 trained on attacked images, and VGG16 with a head on top, by the
+# epochs of the recipes. The last rows are the other side of the bill: what one *prediction* costs.
 
 
 # %% tags=["recorded"]
@@ -979,17 +1000,17 @@ table.rename(columns={"ratio": "times VGG16"}) if len(table) else results.NOT_RU
 
 # %% [markdown]
 # When this was written, on a CPU, PGD training of 7 to 10 steps lay inside "3 to 30", and FGSM training below it. At the
-# document's sizes a head adds a third to the price of VGG; at ours, with more epochs and a smaller network, the whole costs 3.5
-# times VGG. And the price is paid again with every prediction, which asks for every class and every sample: some 13 times that
-# of this VGG with 10 classes, some 240 times with 200.
+# document's sizes a head adds a third to the price of VGG; at ours, with more epochs and a smaller network, the whole costs
+# 3.5 times VGG. And the price is paid again with every prediction, which asks for every class and every sample: some 13
+# times that of this VGG with 10 classes, some 240 times with 200.
 
 # %% [markdown]
 # ## Exercises
 #
 # A check stands under each stub. The solutions are hidden; open them when you are done.
 #
-# **1. Which radius?** (easy, 5 minutes) A perturbation has a root mean square of $\epsilon$ over the pixels of an image of this
-# shape. Return the radius of the $\ell_2$ ball that it fills.
+# **1. Which radius?** (easy, 5 minutes) A perturbation has a root mean square of $\epsilon$ over the pixels of an image of
+# this shape. Return the radius of the $\ell_2$ ball that it fills.
 
 
 # %%
@@ -1017,8 +1038,9 @@ def l2_radius_solution(eps, shape):
 check_radius(l2_radius_solution)
 
 # %% [markdown]
-# **2. Intervene.** (medium, 15 minutes) Compute the scores of the head under $do(m = 0)$ by hand: set $m$ to zero wherever it
-# enters, and drop what would have made it. Take the noise for $z$ from the library's draw, whose first 32 numbers belong to $m$.
+# **2. Intervene.** (medium, 15 minutes) Compute the scores of the head under $do(m = 0)$ by hand: set $m$ to zero wherever
+# it enters, and drop what would have made it. Take the noise for $z$ from the library's draw, whose first 32 numbers belong
+# to $m$.
 
 
 # %%
@@ -1057,8 +1079,9 @@ def scores_without_m_solution(head, x):
 check_intervention(scores_without_m_solution)
 
 # %% [markdown]
-# **3. Blind by rounding.** (medium, 15 minutes) The gradient of the cross-entropy by the scores is the softmax minus the one-hot
-# label. Return, for a table of scores, in which rows it is exactly zero *in float32*. Then explain the column "no gradient".
+# **3. Blind by rounding.** (medium, 15 minutes) The gradient of the cross-entropy by the scores is the softmax minus the
+# one-hot label. Return, for a table of scores, in which rows it is exactly zero *in float32*. Then explain the column "no
+# gradient".
 
 
 # %%
@@ -1094,8 +1117,8 @@ check_blind(no_gradient_solution)
 
 # %% [markdown]
 # **4. Wear another's features.** (hard, 30 minutes) Write an attack that never looks at a score. Move an image, inside an
-# $\ell_\infty$ ball of 0.1, until its features are as near as can be to those of a *target image* of another class: steps along
-# the sign of the gradient of the squared distance. How often does the head name the target's class?
+# $\ell_\infty$ ball of 0.1, until its features are as near as can be to those of a *target image* of another class: steps
+# along the sign of the gradient of the squared distance. How often does the head name the target's class?
 
 
 # %%
@@ -1147,14 +1170,14 @@ check_worn(wear_solution)
 # %% [markdown]
 # ## Summary
 #
-# A causal VAE head on a frozen network classifies about as well as the network, because it compares features with what each class
-# expects of them. Its cause $m$, meant for the attacker, is drawn at test time from a network that no training touched, and
-# setting it to 0 changes next to nothing. What looks like robustness is a lead so large that the cross-entropy loses its
-# gradient: on the margin these images fall as the backbone's do, and most of them fall with the backbone alone.
+# A causal VAE head on a frozen network classifies about as well as the network, because it compares features with what each
+# class expects of them. Its cause $m$, meant for the attacker, is drawn at test time from a network that no training
+# touched, and setting it to 0 changes next to nothing. What looks like robustness is a lead so large that the cross-entropy
+# loses its gradient: on the margin these images fall as the backbone's do, and most of them fall with the backbone alone.
 #
 # **Sources.** Deep CAMA: {cite}`zhang2020causal`. Interventions: {cite}`pearl2009causality`. Generative classifiers on VGG
 # features: {cite}`li2019generative`, and how they broke: {cite}`carlini2019evaluating`, {cite}`tramer2020adaptive`. VGG:
 # {cite}`simonyan2015very`. Pressure on a code: {cite}`higgins2017beta`. The document: {cite}`hybrid`.
 #
-# **Where next.** Chapter 09 trains on attacked images, and chapter 10 adds noise and a bottleneck: two ways to change the floor and
-# not the roof. Chapter 14 asks whether this head is easier to *explain*, which the document claims as well.
+# **Where next.** Chapter 09 trains on attacked images, and chapter 10 adds noise and a bottleneck: two ways to change the
+# floor and not the roof. Chapter 14 asks whether this head is easier to *explain*, which the document claims as well.

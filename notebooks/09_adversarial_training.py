@@ -192,7 +192,7 @@ assert library > F.cross_entropy(fresh(a), b)
 
 
 # %%
-def watch(steps, epochs=6):
+def watch(steps, epochs=5):
     model, seen = small_network(seed), []
     for _ in train(model, ball.eps, steps, epochs, torch.Generator().manual_seed(seed)):
         attacked = attacks.pgd(model, held_x, held_y, ball, steps=5)
@@ -235,16 +235,16 @@ assert by_game[-1, 0] < by_clean[-1, 0] + 0.02
 # depends on $W$. Should the gradient not go through the attack?
 #
 # It need not. At a maximum, moving $\delta$ a little gains nothing to first order; so when $W$ moves a little, the maximum
-# changes as the loss at the old $\delta$ does (Danskin's theorem {cite}`danskin1966theory`). The honest caveat: the theorem wants the true
-# maximum of a smooth loss, and we have a network with kinks and a few steps of PGD.
+# changes as the loss at the old $\delta$ does (Danskin's theorem {cite}`danskin1966theory`). The honest caveat: the theorem
+# wants the true maximum of a smooth loss, and we have a network with kinks and a few steps of PGD.
 #
 # So let us look. Move all weights by $t$ along one direction, the gradient itself. The solid line attacks anew at every
-# $t$, with 40 steps. The dashed one keeps the images that were made at $t = 0$. By the theorem they touch, with one slope.
+# $t$, with 25 steps. The dashed one keeps the images that were made at $t = 0$. By the theorem they touch, with one slope.
 # Look at $t = 0$.
 
 # %%
 a, b = held_x[:100], held_y[:100]
-made = worst(played, a, b, a, ball.eps, 40)
+made = worst(played, a, b, a, ball.eps, 25)
 loss = F.cross_entropy(played(made), b)
 g = torch.autograd.grad(loss, list(played.parameters()))
 size = sum(part.square().sum() for part in g).sqrt()
@@ -255,14 +255,14 @@ def loss_at(t, again):
     with torch.no_grad():
         for weight, part in zip(moved.parameters(), g, strict=True):
             weight += t * part / size
-    images = worst(moved, a, b, a, ball.eps, 40) if again else made
+    images = worst(moved, a, b, a, ball.eps, 25) if again else made
     return F.cross_entropy(moved(images), b).item()
 
 
 # %%
-t = [-0.2, -0.1, -0.05, -0.01, 0.01, 0.05, 0.1, 0.2]
+t = [-0.2, -0.1, -0.01, 0.01, 0.1, 0.2]
 anew, still = ([loss_at(step, again) for step in t] for again in (True, False))
-slopes = {"by Danskin": size.item(), "measured": (anew[4] - anew[3]) / 0.02}
+slopes = {"by Danskin": size.item(), "measured": (anew[3] - anew[2]) / 0.02}
 print({name: round(slope, 2) for name, slope in slopes.items()})
 assert abs(slopes["by Danskin"] / slopes["measured"] - 1) < 0.3
 assert all(high > low - 0.01 for high, low in zip(anew, still, strict=True))
@@ -284,6 +284,7 @@ _ = axis.legend(loc="upper left")
 #
 # Algorithm 1 of the document has the step $\delta := \mathcal P(\delta + \sigma\, g)$, with the gradient $g$ as it is. Ours
 # divides by its length. Does that matter? Twenty steps of 0.1 in the ball of 0.5, both ways, on the plain network.
+# (Algorithm 1 starts at random, without saying how. We start at the image, so that all the way is the work of the steps.)
 
 
 # %%
@@ -311,9 +312,9 @@ assert left_by["by its length"] < left_by["the gradient itself"]
 
 # %% [markdown]
 # With the gradient as it is, many of the images that the network gets right have not gone half of the way after twenty
-# steps; at the quick profile it is every second one. A confident network has small gradients. So the printed attack is
-# weakest exactly where the network is sure, and as an inner loop it would train on images that were hardly attacked. We
-# normalise, as $\sigma = 0.1$ in a ball of 0.5 suggests, and keep pixels in $[0, 1]$.
+# steps; at the quick profile it is every second one. A confident network has small gradients. So the printed steps
+# do least exactly where the network is sure. From a random start such an image stays about where the noise has put it, and
+# the inner loop trains on noise. We normalise, as $\sigma = 0.1$ in a ball of 0.5 suggests, and keep pixels in $[0, 1]$.
 
 # %% [markdown]
 # ## What is won, what is lost
@@ -424,7 +425,8 @@ pd.DataFrame(rows).set_index("K").T
 # the attacked ones after it. (An image whose loss the attack did not raise stays as it was.)
 #
 # And the clock? A recorded benchmark trained VGG16 for some batches, plain and on attacked images, in turns on one core.
-# Each row is the time of an epoch, as a multiple of the plain one. Compare with $1 + K$, where FGSM is $K = 1$.
+# Each row is the time of an epoch, as a multiple of the plain one: under `cpu` of the network at a quarter of its width in
+# batches of 64, under `paper` at full width in batches of 128. Compare with $1 + K$, where FGSM is $K = 1$.
 
 # %% tags=["recorded"]
 timed = report.timings("training")
@@ -472,7 +474,7 @@ def both_accuracies(model):
 
 # %%
 kept = small_network(seed)
-objective, schedule = training.adversarial(ball, steps=3), {"epochs": 12, "batch_size": 50}
+objective, schedule = training.adversarial(ball, steps=3), {"epochs": 8, "batch_size": 50}
 some = train_x[:1000], train_y[:1000]
 history = training.fit(
     kept,
@@ -522,7 +524,7 @@ print({size: round(gap, 1) for size, gap in zip(sizes, flattered, strict=True)})
 figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.5))
 axes[0].plot(range(1, len(log) + 1), by_epoch, "o-")
 axes[0].plot(chosen + 1, by_epoch[chosen], "s", ms=9, color="C1", label="kept")
-axes[0].set(xlabel="epoch", ylabel="clean and attacked, mean", xticks=[1, 4, 8, 12])
+axes[0].set(xlabel="epoch", ylabel="clean and attacked, mean", xticks=[1, 4, 8])
 axes[0].legend(loc="lower right")
 axes[1].plot(sizes, flattered, "o-")
 axes[1].set(xlabel="images to choose by", ylabel="flattered by, points")
@@ -655,10 +657,11 @@ for axis, title in zip(axes[:, 0], ["image", *names], strict=False):
     axis.set_ylabel(title, rotation=0, ha="right", va="center")
 
 # %% [markdown]
-# Robust networks are known for this {cite}`engstrom2019adversarial`. The plain gradients are patches with no shape. In the robust ones you can find the sleeves, the sole, the handle of the
-# bag. Two numbers for what the eye sees. *On the garment*: which share of the gradient lies on or next to lit pixels,
-# beside the share of the image that these make up. *Towards the rival*: the cosine between the gradient and the step from
-# the mean image of the true class to that of the runner-up.
+# Robust networks are known for this {cite}`engstrom2019adversarial`. The plain gradients are patches with no shape. In the
+# robust ones you can find the sleeves, the sole, the handle of the bag. Two numbers for what the eye sees. *On the
+# garment*: which share of the gradient lies on or next to lit pixels, beside the share of the image that these make up.
+# *Towards the rival*: the cosine between the gradient and the step from the mean image of the true class to that of the
+# runner-up.
 
 # %%
 means = torch.stack([train_x[train_y == c].mean(0) for c in range(10)])
@@ -679,9 +682,10 @@ print(f"the garment's share of the image: {garment.mean():.2f}")
 assert (aligned.loc["cnn-at-l2"] > aligned.loc["cnn"] + 0.05).all()
 
 # %% [markdown]
-# The plain gradient lies on the garment about as often as a blind one would. The robust one keeps to it, and points more
-# towards the other class. Nobody asked for that. It follows from the game: in a small ball, the network could only keep
-# features that a small change cannot fake.
+# The plain gradient lies on the garment about as often as a blind one would. That of `cnn-at-l2` keeps to it, and points
+# more towards the other class. `cnn-at` lies between on the garment, and points there hardly more than the plain one.
+# Nobody asked for any of this. A likely reason: in its ball a network can only keep features that a small change cannot
+# fake.
 #
 # So follow it further. A *targeted* attack goes down the loss of a class that we choose, here 60 steps in a ball of 8, five
 # times what the robust network was trained for. In so large a ball every network can be led anywhere. Look at what each
@@ -716,13 +720,13 @@ for axis, (before, after) in zip(axes[0], wishes, strict=True):
 # gets a leg and a sole. Not every wish comes true: the boot makes a poor bag. But the network's idea of a class can be
 # *seen*.
 #
-# Is that in our eyes only? Ask the other networks. Rows: for whom the images were made, 60 of them, each towards a class
+# Is that in our eyes only? Ask the other networks. Rows: for whom the images were made, 40 of them, each towards a class
 # drawn at random. Columns: how often a network names that class.
 
 # %%
 chance = torch.Generator().manual_seed(seed)
-first, own = x[:60], y[:60]
-aim = (own + torch.randint(1, 10, (60,), generator=chance).to(device)) % 10
+first, own = x[:40], y[:40]
+aim = (own + torch.randint(1, 10, (40,), generator=chance).to(device)) % 10
 rows = {}
 for name in names[:2]:
     made = attacks.pgd(models[name], first, own, L2(8.0), target=aim, **large)
@@ -750,10 +754,10 @@ assert (
 # %% [markdown]
 # ## One step is not enough
 #
-# Every step of PGD adds nearly the price of a step of training. So why not a single one, FGSM? That was the first proposal
-# {cite}`goodfellow2015explaining`. Another document of this book, `causalib` {cite}`causalib`, trains an AlexNet on
-# CIFAR-10 in this way, with FGSM and with 20 steps of PGD, in the ball of 8/255. Here is what it prints, accuracy in per
-# cent.
+# Every step of PGD adds about two thirds of the price of a step of training. So why not a single one, FGSM? That was the
+# first proposal {cite}`goodfellow2015explaining`. Another document of this book, `causalib` {cite}`causalib`, trains an
+# AlexNet on CIFAR-10 in this way, with FGSM and with 20 steps of PGD, in the ball of 8/255. Here is what it prints,
+# accuracy in per cent.
 
 # %%
 printed = results.claims().query("document == 'causalib' and locator == 'Table 2'")
@@ -829,9 +833,9 @@ for title, part in {
     display(report.rates(part))
 
 # %% [markdown]
-# Ours is *not* the stronger one here. On the plain network it leaves one to three points more, on the robust one the same, and three
-# more at 2: steps of a fifth of the radius get further than ours, of a sixteenth. Which attack wins is an accident of the model and the
-# radius. That is why the last word has a protocol of several, the third table.
+# Ours is *not* the stronger one here. On the plain network it leaves one to three points more, on the robust one the same,
+# and three more at 2: steps of a fifth of the radius get further than ours, of a sixteenth. Which attack wins is an
+# accident of the model and the radius. That is why the last word has a protocol of several, the third table.
 #
 # What falls to which attack. A network that resists should lose to the first attack nearly all that it loses at all; what
 # only the later ones take, the first was blind to.
@@ -857,9 +861,9 @@ report.beside(one, printed, pair, kinds) if len(one) else results.NOT_RUN
 
 # %% [markdown]
 # Now by rule. A printed accuracy under attack says that at least about so much survives; it *stands* if our adaptive
-# interval lies above it, less five points. Of the plain network this asks nothing: 0.36 % less five points is below zero. A stand-in
-# gets no verdict on a number as published. For the Small ImageNet rows we have no data: 150 classes of ImageNet, chosen at
-# random, are not to be had again.
+# interval lies above it, less five points. Of the plain network this asks nothing: 0.36 % less five points is below zero. A
+# stand-in gets no verdict on a number as published. For the Small ImageNet rows we have no data: 150 classes of ImageNet,
+# chosen at random, are not to be had again.
 #
 # Who has a folder of such images, `train/<class>/...` and `test/<class>/...`, trains the document's larger pair by
 #
@@ -915,7 +919,8 @@ print((100 * at.value.unstack()).round(1).to_string())
 # **1. The price of K steps.** (easy, 10 minutes) A pass forward costs 1. A pass backward to the image costs 1 more. To the
 # weights, another 1. A training step needs all three. A step of PGD needs no gradient in the weights. And the library runs
 # forward twice more, before and after the attack. How many times as dear as a plain step is adversarial training with $K$
-# steps?
+# steps? (At full width the clock shows less than the formula. One thing that it leaves out is the optimiser's step, which is
+# paid once whatever $K$ is.)
 
 
 # %%
@@ -925,10 +930,12 @@ def price(K):
 
 def check_price(answer):
     assert 2 < answer(1) < 3
-    for row in timed[timed.epoch == "cpu"].itertuples():
+    for row in timed.itertuples():
         off = answer(row.K) / row.ratio - 1
-        print(f"K = {row.K:2}: {answer(row.K):.2f}, on the clock {row.ratio:.2f}")
-        assert abs(off) < 0.1
+        print(
+            f"{row.epoch}, K = {row.K}: {answer(row.K):.2f}, on the clock {row.ratio:.2f}"
+        )
+        assert abs(off) < (0.1 if row.epoch == "cpu" else 0.2)
     print(f"the document's 20 steps: {answer(20):.1f}")
 
 
@@ -986,7 +993,7 @@ def check_one_step(answer):
         return float(len(seen))  # the last epoch is kept
 
     overfitted = train_in_wide(answer, watch)
-    by_pgd = train_in_wide(training.adversarial(wide, steps=3, warm_up=0.3), None, epochs=6)
+    by_pgd = train_in_wide(training.adversarial(wide, steps=3, warm_up=0.3), None, epochs=4)
     table = [in_wide(overfitted, x, y), in_wide(by_pgd, x, y)]
     table = pd.DataFrame(table, ["FGSM", "PGD, 3 steps"], ["clean", "FGSM", "PGD"])
     print(table.round(2).rename_axis("trained by").to_string())
@@ -1054,7 +1061,7 @@ def check_replay(answer):
 
 # %%
 def check_free(answer):
-    free = train_freely(answer, epochs=4, times=4)
+    free = train_freely(answer, epochs=3, times=4)
     tried = attacks.pgd(free, x, y, ball, steps=10)
     twin = watched["on clean images"][0]
     kept = accuracy(twin, attacks.pgd(twin, x, y, ball, steps=10), y)
@@ -1126,7 +1133,7 @@ def check_fast(images_of, value_of):
         values.append(value_of(model))
         return values[-1]
 
-    fast = train_in_wide(objective, select)
+    fast = train_in_wide(objective, select, epochs=7)
     assert abs(value_of(fast) - max(values)) < 1e-6  # the best epoch was kept
     table = [in_wide(fast, x, y), in_wide(overfitted, x, y)]
     table = pd.DataFrame(table, ["fast", "exercise 2"], ["clean", "FGSM", "PGD"])

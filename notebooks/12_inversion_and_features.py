@@ -295,7 +295,8 @@ for start in ("noise", "another class"):
 # a trouser. In pixels, most of the way from the start to the target is still left, and where the start was a picture, it
 # shines through. The robust network's results go about half of that way, and have the outline of the target.
 #
-# Our plain network does not match *better* than the robust one. Only its matches look worse.
+# Our plain network is not matched *better* than the robust one. At the quick profile its gap is two to three times as large,
+# and its matches look worse.
 #
 # Move the slider to watch a search from noise, with steps of 1. When can you tell what it will be?
 
@@ -405,14 +406,15 @@ assert judged["cnn", "another class"].mean() > ruler["same class"].mean()
 # image has the same list: a map from 784 numbers to 500 sends many images to one list.
 #
 # Near a target we can count the directions that it notices: the singular values of the Jacobian of $R$ say by how much
-# $R$ moves when the image moves by 1.
+# $R$ moves when the image moves by 1. (We ask the trunk of the network. It has the same values; but $R$ alters the
+# gradients at the last ReLU, for a reason that the section on units gives.)
 
 # %%
 spectra = {}
 for name in names:
     flat = targets[0].flatten()
     J = torch.autograd.functional.jacobian(
-        lambda v, name=name: R[name](v.view(1, *x.shape[1:]))[0], flat
+        lambda v, trunk=models[name].trunk: trunk(v.view(1, *x.shape[1:]))[0], flat
     )
     spectra[name] = torch.linalg.svdvals(J).cpu()
     noticed = (spectra[name] > 0.01 * spectra[name][0]).sum().item()
@@ -422,7 +424,7 @@ for name in names:
     assert noticed < len(flat) / 2
 
 # %% [markdown]
-# Both networks are blind to most directions, and to about equally many. The robust one is many-to-one as well. To see it,
+# Near this target both networks are nearly blind to most directions. The robust one is many-to-one as well. To see it,
 # take its two results for one target, from noise and from another class. They are a match to the same list. Are they alike?
 
 # %%
@@ -436,10 +438,11 @@ print(f"a target and the nearest of 999 other images: {interval(between)}")
 assert min(values.mean() for values in apart.values()) > 0.8 * between.mean()
 
 # %% [markdown]
-# They are not: the two are about as far apart as two different garments that look alike, or farther. "That is not true
-# for the robust model", says the text, and it is true for it: different images share one list. What differs is *which*
-# of the many images a search finds. The plain network's gradient points to grain, the robust one's to the shape, as
-# chapter 09 saw. So inversion shows what a network's gradients are like, on top of what its representation keeps.
+# In pixels they are not: the two are about as far apart as two different garments that look alike, or farther. But pixels
+# punish grain, and to the eye the robust network's two are one garment with two kinds of grain. "That is not true for the
+# robust model", says the text. It is true in this sense: images that differ by so much share nearly one list. What differs
+# is *which* of the many images a search finds. The plain network's gradient points to grain, the robust one's to the shape,
+# as chapter 09 saw. So inversion shows what a network's gradients are like, on top of what its representation keeps.
 #
 # The next section separates the two.
 
@@ -526,20 +529,20 @@ for way, (pixels, codes) in {
     assert pixels.distance.mean() < codes.distance.mean(), way
 
 # %% [markdown]
-# In pixels, `gbz` is matched best of all, to a gap that is about a tenth of the nearest real image's; and its picture is grain. A
-# generative classifier is no better at this than a plain network. Through the codes the match is worse and the picture is
-# better: it cannot be grain, since the decoder cannot draw grain.
+# In pixels, `gbz` is matched closest of these four, to a gap that is about a tenth of the nearest real image's; and its
+# picture is grain. To the third network it is no nearer to the target than the plain network's is. Through the codes the
+# match is worse and the picture is better: it cannot be grain, since the decoder cannot draw grain.
 #
 # And the plain network, searched through the same decoder, gives trousers for trousers and a shoe for a shoe. Its gap is
 # now about that of the nearest real image, and at the quick profile the third network puts these pictures about as near to
-# the targets as other images of the same class are (0.93; the search in pixels is farther off). So its list does hold the
+# the targets as other images of the same class are (the search in pixels is farther off). So its list does hold the
 # shape. What was missing was not knowledge but a *prior*: something that rules out images which nobody would call images.
 # Adversarial training puts one into the gradients {cite}`engstrom2019adversarial`; a decoder brings its own; exercise 3
 # writes one down.
 #
 # One warning belongs here. The better picture is the decoder's work, too. A row of fine boots would come out of a
-# decoder that only knew boots. What counts in its favour is that the row of first codes shows other garments, and the
-# search led from those to the right ones.
+# decoder that only knew boots. What counts in its favour: where a first code shows another garment, the search mostly led
+# to the right kind. Not always; at the quick profile a sandal ended as a sneaker.
 
 # %% [markdown]
 # ## Units
@@ -636,11 +639,11 @@ print(
 assert extreme.min() > 0.5
 
 # %% [markdown]
-# The most activating test images are alike in nearly every row, and often of the class by which we chose the unit;
-# though at the quick profile the robust network's unit for boots answers to sandals with heels. The *plain* network
-# passes this test as well.
+# The most activating test images are alike in nearly every row, and nearly all of the class by which we chose the unit. At
+# the quick profile only the plain network's unit for bags strays: two of its five are dresses. So the *plain* network
+# nearly passes this test as well.
 #
-# The made images differ. In the robust rows there is the cut between two trouser legs and the edge of a bag, the plain
+# The made images differ. In the robust rows there is the cut between two trouser legs and the edge of a bag. The plain
 # rows are spots and stripes. But none looks like a garment. After 400 steps of 1 most pixels are black or white: the
 # search has gone on until it stood in a corner of the cube, far from everything that looks like an image.
 #
@@ -959,9 +962,8 @@ def check_prior(answer):
         )
     assert pixels[0.001].mean() < 0.85 * pixels[0.0].mean()
     assert now.mean() < nearest["cnn"]
-    figures.image_grid(
-        torch.cat([targets, here])[[*range(9), *range(16, 25)]].cpu(), columns=9
-    )
+    tiles = torch.cat([targets[:9], here[:9]]).cpu()
+    figures.image_grid(tiles, columns=9, row_titles=["target", "with the prior"])
 
 
 if (

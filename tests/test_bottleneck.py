@@ -318,6 +318,23 @@ def test_beta_weighs_the_causal_loss_of_the_scores_response_to_the_noise():
             torch.testing.assert_close(difference, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_causal_loss_does_not_drown_in_rounding_where_the_noise_is_tiny():
+    """Beside a mean of 50 a noise of 1e-8 is rounded away, and a difference of scores would be zero or garbage over 1e-8."""
+    model, x = model_of(), pictured()
+    model.mean.bias.data.add_(50.0)
+    model.spread.weight.data.zero_()
+    losses, slopes = [], []
+    for spread in (0.0, -13.0):  # sigma of 7e-3, and of 2e-8
+        model.spread.bias.data.fill_(spread)
+        model.zero_grad()
+        loss = objective(model, x, 0.0, 1.0) - objective(model, x, 0.0, 0.0)
+        loss.backward()
+        losses.append(loss.item())
+        slopes.append(model.decoder.weight.grad.clone())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=0.05, atol=0.05 * slopes[0].abs().max().item())
+
+
 def test_its_noise_is_the_generators():
     model, x, state = model_of(), pictured(), torch.get_rng_state()
     a, b, c = (objective(model, x, 0.1, 0.1, seed=seed).item() for seed in (0, 0, 1))

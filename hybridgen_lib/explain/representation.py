@@ -57,7 +57,8 @@ def representation(model: nn.Module) -> Representation:
     Where the last thing before that layer is a ReLU (pooling, dropout and reshaping may follow it), values are the network's
     own, but gradients pass it unchanged, as in the code of Engstrom et al. (2019), whom the document follows; its text is
     silent. A unit that is off has no gradient otherwise, and an ascent that starts there never leaves. So it would be, from a
-    noise image, for 203 of the 379 units of ``cnn`` at ``quick`` that some test image turns on. Inversion hardly notices.
+    noise image, for more than half of the units of ``cnn`` at ``quick`` that some test image turns on. Inversion hardly
+    notices.
 
     Raises ``ValueError`` for a network without a linear layer, for one that does not end in it (on the first call), and for a
     classifier with noise of its own, whose last linear layer reads many draws, or is not the last word. There, take a part

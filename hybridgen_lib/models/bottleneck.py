@@ -54,7 +54,11 @@ class Bottleneck(StochasticClassifier):
 
     def codes(self, q: Normal, generator: torch.Generator | None = None) -> Tensor:
         """K draws of the code (K, B, code): mean + sigma * noise, so that gradients pass."""
-        return q.loc + q.scale * self.noise(self.draws, len(q.loc), self.code, q.loc, generator)
+        return q.loc + self.code_noise(q, generator)
+
+    def code_noise(self, q: Normal, generator: torch.Generator | None = None) -> Tensor:
+        """What the K draws add to the mean of the code (K, B, code): sigma * noise."""
+        return q.scale * self.noise(self.draws, len(q.loc), self.code, q.loc, generator)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         z = self.codes(self.encode(x), generator)

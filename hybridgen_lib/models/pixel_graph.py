@@ -134,7 +134,7 @@ class PixelGraphClassifier(nn.Module):
 
     Source: zoo, section 2.2: an Ising model with a unary potential for each pixel and class, four neighbours, "gradient
     search". Its formula has one coupling for all classes, its released code, as ours, one for each. How it treats Z is left
-    open there; the code binarises at 0.5, as ours, and divides by a sum over the other images of the batch.
+    open there; the code binarises at 0.5, as ours, climbs p(y|x), and subtracts a logarithm that is no log Z (chapter 02).
 
     Raises ``ValueError`` if ``classes`` < 2 or ``image_shape`` is not (channels, H, W).
     """
@@ -165,8 +165,9 @@ class Denoised(nn.Module):
     A pixel of grey value x has log odds ``strength`` (2x - 1) of its own and gains ``coupling`` nats for each neighbour of
     equal value; after ``sweeps`` sweeps its mean in (0, 1) goes on to ``network``. Scores are those of ``network``.
 
-    Source: zoo, section 2.4, "CNN with MRF denoiser applied to its input layer", and no more; the graph and its constants
-    are Bishop's (2006, section 8.3.3). Where neighbours agree the means saturate, and so do gradients: :meth:`surrogate`.
+    Source: zoo, section 2.4, "CNN with MRF denoiser applied to its input layer", and no more. Its released code has several
+    versions (coupling 6, strength 0.4 before a network, which no gradient passes); graph and constants here are Bishop's
+    (2006, section 8.3.3). Where neighbours agree the means saturate, and so do gradients: :meth:`surrogate`.
     """
 
     def __init__(self, network: nn.Module, coupling: float = COUPLING, strength: float = STRENGTH, sweeps: int = SWEEPS):

@@ -95,6 +95,9 @@ def information_bottleneck(alpha: float, beta: float = 0.0, norm: str = "l1") ->
     The cross-entropy is the mean over the draws of the code, KL that of q(z|x) from a standard Normal. With ``beta=0`` it is
     the variational information bottleneck (`causalib`, equation 23), else `causalib`'s objective (equation 11), with
     :func:`causal_loss`. ``norm`` is "l1" or "l2".
+
+    The response of the scores to the noise r is taken as the decoder's weights times r, which it equals, for the decoder is
+    linear. As a difference of two scores it would drown in rounding where nothing (alpha = 0) keeps r from shrinking.
     """
     check_number(alpha, "alpha", low=0)
     check_number(beta, "beta", low=0)
@@ -102,12 +105,12 @@ def information_bottleneck(alpha: float, beta: float = 0.0, norm: str = "l1") ->
 
     def objective(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         q = model.encode(x)
-        z = model.codes(q, generator)
-        scores = model.decoder(z)
-        loss = F.cross_entropy(scores.flatten(0, 1), y.repeat(len(z)))
+        r = model.code_noise(q, generator)
+        scores = model.decoder(q.loc + r)
+        loss = F.cross_entropy(scores.flatten(0, 1), y.repeat(len(r)))
         loss = loss + alpha * kl_divergence(q, Normal(0.0, 1.0, validate_args=False)).sum(1).mean()
         if beta:
-            loss = loss + beta * causal_loss(scores - model.decoder(q.loc), z - q.loc, norm)
+            loss = loss + beta * causal_loss(F.linear(r, model.decoder.weight), r, norm)
         return loss
 
     return objective
