@@ -1044,6 +1044,7 @@ def weights(rows):
     return table
 
 
+# %% tags=["recorded"]
 said = claims[claims.model.str.startswith("mlp-causalib@alpha")]
 maps = {}
 for title, attack in {"clean": "none", "FGSM": "fgsm", "PGD-20": "pgd"}.items():
@@ -1066,7 +1067,7 @@ figures.slider_figure(frames, list(maps), "map", alt=alt)
 # At 50/255 nothing is left of ours in any cell that has learned its digits, where the document has 12 to 54 %. And some of
 # ours have not learned them. With $\alpha$ = 0.05 and $\beta$ = 0.5 or 1 our network names one digit for every image. It
 # keeps the 12.6 % that show this digit, under any attack and at any radius; at 0.2 it is right on 31 %. There the document
-# prints 93 to 96 %. So a unit of its loss must weigh less than one of ours, a mean over pairs. By the letter of its
+# prints 93 to 96 %. So a unit of its loss seems to weigh less than one of ours, a mean over pairs. By the letter of its
 # equation 10, a sum over 132 ordered pairs, it would weigh 132 times more.
 #
 # Now the last map as curves, and beside it the lead of the true class. Look at what a growing $\beta$ does. (A dot alone is a

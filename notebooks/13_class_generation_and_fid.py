@@ -513,9 +513,8 @@ assert plain_path.min() > 1.1 * robust_path.min()
 # %%
 at_start, start_left = frechet_jackknife(features["draws (the start)"], reference)
 at_ten, ten_left = frechet_jackknife(extract(judge, climbed["cnn-at-l2"][10]), reference)
-left = [
-    a - b for a, b in zip(start_left, ten_left, strict=True)
-]  # the same images left out
+# the same images of both sets are left out, so the differences are paired
+left = [a - b for a, b in zip(start_left, ten_left, strict=True)]
 low, high = jackknife_interval(at_start - at_ten, left)
 print(f"ten steps bring it nearer by {at_start - at_ten:.2f} [{low:.2f}, {high:.2f}]")
 assert low > 0

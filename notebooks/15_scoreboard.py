@@ -279,6 +279,8 @@ causal = back[back.document == "causalib"]
 assert len(causal) > 0.5 * len(back)
 assert (causal.model.str.contains("ciiv|at-")).mean() > 0.7
 assert 0.18 < (on_the_left.stand_in != "").mean() < 0.25
+
+# %% tags=["recorded"]
 on_the_right = dots[dots.protocol == "adaptive"]
 high = on_the_right[on_the_right.ours > 0.2]
 assert 0.2 < len(high) / len(on_the_right) < 0.3
