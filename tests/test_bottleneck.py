@@ -335,6 +335,18 @@ def test_the_causal_loss_does_not_drown_in_rounding_where_the_noise_is_tiny():
     torch.testing.assert_close(slopes[1], slopes[0], rtol=0.05, atol=0.05 * slopes[0].abs().max().item())
 
 
+def test_without_alpha_a_noise_whose_square_is_zero_leaves_the_objective_finite():
+    """In 32 bits the square of 1e-30 is 0, its logarithm -inf, and 0 * inf would be no number."""
+    model, x = model_of(), pictured()
+    model.spread.weight.data.zero_()
+    model.spread.bias.data.fill_(5 + math.log(1e-30))
+    assert objective(model, x, 0.1).isinf()
+    loss = objective(model, x, 0.0)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_its_noise_is_the_generators():
     model, x, state = model_of(), pictured(), torch.get_rng_state()
     a, b, c = (objective(model, x, 0.1, 0.1, seed=seed).item() for seed in (0, 0, 1))

@@ -145,7 +145,8 @@ def noise_in_the_code(model: Bottleneck, x: Tensor, y: Tensor, generator: torch.
     lead = -LOSSES["margin"](model.decoder(q.loc), y)
     (gradient,) = torch.autograd.grad(lead.sum(), x)
     with torch.no_grad():
-        rate = kl_divergence(q, Normal(0.0, 1.0, validate_args=False)).sum(1)
+        exact = Normal(q.loc.double(), q.scale.double(), validate_args=False)  # the square of a tiny sigma is 0 in 32 bits
+        rate = kl_divergence(exact, Normal(0.0, 1.0, validate_args=False)).sum(1).float()
         scores = model.decoder(model.codes(q, generator))
         drawn = -LOSSES["margin"](scores.flatten(0, 1), y.repeat(len(scores))).unflatten(0, (len(scores), -1))
     slope = gradient.flatten(1).abs().sum(1)

@@ -108,7 +108,8 @@ def information_bottleneck(alpha: float, beta: float = 0.0, norm: str = "l1") ->
         r = model.code_noise(q, generator)
         scores = model.decoder(q.loc + r)
         loss = F.cross_entropy(scores.flatten(0, 1), y.repeat(len(r)))
-        loss = loss + alpha * kl_divergence(q, Normal(0.0, 1.0, validate_args=False)).sum(1).mean()
+        if alpha:  # without it sigma may fall so low that KL is infinite, and zero times that is not zero
+            loss = loss + alpha * kl_divergence(q, Normal(0.0, 1.0, validate_args=False)).sum(1).mean()
         if beta:
             loss = loss + beta * causal_loss(F.linear(r, model.decoder.weight), r, norm)
         return loss
