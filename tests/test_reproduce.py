@@ -308,7 +308,19 @@ def test_the_noise_in_a_code_against_numbers_by_hand():
     by_hand = [sum(0.5 * (m**2 + s**2 - 1) - math.log(s) for m, s in zip(row, (0.5, 2), strict=True)) for row in x.flatten(1)]
     torch.testing.assert_close(found["rate"], torch.stack(by_hand))
     torch.testing.assert_close(found["lead_noise"], torch.full((2,), 4.25**0.5), rtol=0.02, atol=0)  # of z_0 - z_1
+    torch.testing.assert_close(found["loudest"], torch.full((2,), 4 / 4.25))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_rate_of_a_code_holds_where_the_square_of_its_noise_is_zero():
+    model = Bottleneck(nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.Linear(2, 2)), 2, code=2)
+    for layer in (model.mean, model.spread):
+        layer.weight.data.zero_()
+    model.mean.bias.data.zero_()
+    model.spread.bias.data = 5 + torch.tensor([1e-30, 1.0]).expm1().log()
+    found = causalib.noise_in_the_code(model, torch.rand(3, 1, 1, 2), torch.zeros(3).long(), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found["rate"], torch.full((3,), 30 * math.log(10) - 0.5), rtol=1e-5, atol=0)
+    torch.testing.assert_close(found["loudest"], torch.ones(3))
 
 
 @pytest.mark.parametrize("model", ["cnn", "cnn-at-l2"])

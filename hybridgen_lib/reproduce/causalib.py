@@ -134,11 +134,12 @@ def _masking(eps: float, job: Job) -> pd.DataFrame:
 
 
 def noise_in_the_code(model: Bottleneck, x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """What a noisy code does to each of N images (float32 in [0, 1]) with labels y (N,): four numbers (N,) by name.
+    """What a noisy code does to each of N images (float32 in [0, 1]) with labels y (N,): five numbers (N,) by name.
 
     ``rate`` is KL of the code from a standard Normal, in nats. ``lead`` is how far the true class is ahead of the best other,
     in logits, at the mean code; ``lead_noise`` its standard deviation over the model's draws, ``slope`` the l1 norm of its
-    gradient in the image: by lead / slope a linear network would have to be moved in linf.
+    gradient in the image: by lead / slope a linear network would have to be moved in linf. ``loudest`` is the share of the
+    noise's variance that lies in the loudest dimension of the code, between 1 / D and 1.
     """
     x = x.detach().requires_grad_()
     q = model.encode(x)
@@ -149,8 +150,9 @@ def noise_in_the_code(model: Bottleneck, x: Tensor, y: Tensor, generator: torch.
         rate = kl_divergence(exact, Normal(0.0, 1.0, validate_args=False)).sum(1).float()
         scores = model.decoder(model.codes(q, generator))
         drawn = -LOSSES["margin"](scores.flatten(0, 1), y.repeat(len(scores))).unflatten(0, (len(scores), -1))
+        loudest = q.variance.amax(1) / q.variance.sum(1)
     slope = gradient.flatten(1).abs().sum(1)
-    return {"rate": rate, "lead": lead.detach(), "lead_noise": drawn.std(0), "slope": slope}
+    return {"rate": rate, "lead": lead.detach(), "lead_noise": drawn.std(0), "slope": slope, "loudest": loudest}
 
 
 def _noise(job: Job) -> Values:
