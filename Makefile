@@ -1,16 +1,17 @@
 # Each command is a line or two; what depends on what is said once, in the Snakefile.
 PYTHON ?= python3
 CORES ?= all
+GPUS ?= 1
 PROFILE ?= cpu
 SEED ?= 0
 BIN := .venv/bin
-GRAPH := $(BIN)/snakemake --quiet rules host reason --cores $(CORES) --keep-going --rerun-incomplete --rerun-triggers mtime params code --nolock
+GRAPH := $(BIN)/snakemake --resources gpu=$(GPUS) --quiet rules host reason --cores $(CORES) --keep-going --rerun-incomplete --rerun-triggers mtime params code --nolock
 UV := VIRTUAL_ENV=.venv $(BIN)/uv pip
 
 .PHONY: help env book test lab pairs bench reproduce constraints
 
 help:
-	@echo "make book: the whole book on two cores   make test: its tests   make lab: JupyterLab   make env: only .venv"
+	@echo "make book: the whole book                make test: its tests   make lab: JupyterLab   make env: only .venv"
 	@echo "make pairs: rewrite notebooks/*.ipynb    make bench: timings    make reproduce PROFILE=cpu|paper SEED=0: full scale"
 
 env: .venv/ready
@@ -37,5 +38,6 @@ bench: env
 reproduce: env
 	$(GRAPH) reproduce --config profile=$(PROFILE) seed=$(SEED)
 
-constraints: env
+constraints:
+	test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; }
 	$(UV) compile -q --universal --python-version 3.11 --group dev --no-annotate --no-header pyproject.toml -o constraints.txt

@@ -59,6 +59,12 @@ RESULTS = sorted(str(path) for path in Path("results").rglob("*.*") if not path.
 TIMINGS = sorted(map(str, Path("benchmarks/raw").glob("*.json")))
 PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.is_file() and path.suffix != ".pyc")
 PYTHON = shlex.quote(sys.executable)
+HAS_GPU = shutil.which("nvidia-smi") is not None
+
+
+def gpu(wildcards):
+    """How much of the machine's GPUs a step takes (`make GPUS=2` has two): one that fills it should be alone on it."""
+    return int(HAS_GPU and wildcards.profile != "quick")
 
 
 def digest(names):
@@ -114,7 +120,7 @@ def plans():
 
 
 def measured(wildcards):
-    """What a chapter at full scale shows and is not on file yet, so it runs after it; a quick one shows what there is."""
+    """What a profile records and is not on file yet, so it runs after it; a quick one shows what there is."""
     if wildcards.profile == "quick":
         return []
     here = {name: plan for name, plan in plans().DOCUMENTS.items() if wildcards.profile in plan.stand_in}
@@ -160,6 +166,7 @@ rule train:
     log: "build/logs/{data}-{profile}-s{seed}-{name}.txt"
     params: files=WHAT_A_MODEL_IS
     threads: 1
+    resources: gpu=gpu
     shell:
         "echo 'train {wildcards.name} ({wildcards.profile})' && "
         "OMP_NUM_THREADS={threads} {PYTHON} -m hybridgen_lib.recipes {wildcards.name} --data {wildcards.data} "
@@ -171,6 +178,7 @@ rule measure:
     output: "build/measured/{document}/{profile}-s{seed}/{model}/{measurement}"
     log: "build/logs/{document}-{profile}-s{seed}-{model}-{measurement}.txt"
     threads: 1
+    resources: gpu=gpu
     shell:
         "echo 'measure {wildcards.model} {wildcards.measurement} ({wildcards.profile})' && OMP_NUM_THREADS={threads} {PYTHON} -m "
         "hybridgen_lib.reproduce {wildcards.document} {wildcards.model} {wildcards.measurement} --profile {wildcards.profile} "

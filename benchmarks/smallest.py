@@ -1,6 +1,7 @@
 """Gaussian blur and contrast reduction against Foolbox: the first of a thousand sizes that fools.
 
-Ours looks at every twentieth size first, and then between two of them; with ``stride=1`` it asks as Foolbox does.
+Ours looks at every twentieth size first, and then between two of them; with ``stride=1`` it asks every size
+in turn, as Foolbox does, but of an image only until it is fooled.
 """
 
 from __future__ import annotations

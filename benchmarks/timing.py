@@ -54,6 +54,7 @@ def _machine(packages: list[str]) -> dict[str, str]:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": names[0] if names else platform.machine(),
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "cores": str(os.cpu_count()),
         "threads used": str(torch.get_num_threads()),
         "python": platform.python_version(),

@@ -88,7 +88,13 @@ class StochasticClassifier(nn.Module):
         return draw.to(like.device)
 
     def twin(self, **changes) -> StochasticClassifier:
-        """The same networks in another object with other attributes, ``twin(samples=1)``; frozen where this one is."""
+        """The same networks in another object with other attributes, ``twin(samples=1)``; frozen where this one is.
+
+        Its own noise starts anew from the seed: a twin made inside a loop draws the same each time, unless given a generator.
+        """
+        shared = changes.keys() & {*self._modules, *self._parameters, *self._buffers}
+        if shared:  # a shallow copy has the same networks: they would change here, too
+            raise ValueError(f"changes must be attributes other than networks and weights, got {', '.join(sorted(shared))}")
         twin = copy.copy(self)
         twin._frozen_seed = self._frozen_seed  # a copy would start unfrozen
         for name, value in changes.items():
@@ -105,6 +111,7 @@ def frozen_noise(model: nn.Module, seed: int = 0):
 
     A model without noise passes through unchanged. Blocks nest; the earlier state returns at the end of each.
     """
+    check_number(seed, "seed", low=0, integer=True)
     parts = [m for m in check_model(model).modules() if isinstance(m, StochasticClassifier)]
     before = [m._frozen_seed for m in parts]
     try:
@@ -174,6 +181,14 @@ def check_model(model: nn.Module, name: str = "model") -> nn.Module:
     """Return ``model`` if it is a ``torch.nn.Module``; else raise ``ValueError``."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} must be a torch.nn.Module that returns scores, got {type(model).__name__}")
+    return model
+
+
+def check_freezable(model: nn.Module, name: str = "model") -> nn.Module:
+    """Return ``model`` if :func:`frozen_noise` can hold what noise it has; else raise ``ValueError``."""
+    with frozen_noise(check_model(model, name)):
+        if is_stochastic(model):
+            raise ValueError(f"{name} must draw its noise as a StochasticClassifier does, or it cannot be held; it does not")
     return model
 
 

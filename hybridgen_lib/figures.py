@@ -99,7 +99,8 @@ def saliency_grid(
             raise ValueError(f"attributions[{title!r}] must explain {shape} pixels, got {values.shape}")
     if row_titles is not None and len(row_titles) != len(pictures):
         raise ValueError(f"row_titles must have {len(pictures)} entries, got {len(row_titles)}")
-    limit = np.quantile([np.abs(values) for values in maps.values()], 0.99) or 1.0
+    sizes = [np.abs(values) for values in maps.values()]
+    limit = np.quantile(sizes, 0.99) or np.max(sizes) or 1.0  # the largest where a hundredth of the pixels speak, or fewer
     scale = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     size = (len(maps) + (1.9 if row_titles is None else 2.9), len(pictures) + 0.25)
     figure, axes = plt.subplots(len(pictures), len(maps) + 1, figsize=size, squeeze=False)
@@ -126,12 +127,21 @@ def saliency_grid(
 
 
 def curves(
-    table, *, x: str = "eps", by: str = "model", xlabel: str = "", ylabel: str = "", title: str = "", axis=None
+    table,
+    *,
+    x: str = "eps",
+    by: str = "model",
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+    axis=None,
+    names: Sequence[str] | None = None,
 ) -> Figure:
     """Draw one line with its interval for every value of the column ``by``.
 
     ``table`` is a DataFrame with the columns ``x``, ``by``, ``value``, ``low`` and ``high``. Names stand in the legend in the
-    order in which the lines end, so the eye needs no search. Draws into ``axis`` if one is given. Returns the figure.
+    order in which the lines end, so the eye needs no search. Draws into ``axis`` if one is given. ``names`` are all that the
+    neighbouring panels show, in one order, so that a name has one colour and marker in all. Returns the figure.
     """
     missing = {x, by, "value", "low", "high"} - set(table.columns)
     if missing:
@@ -139,9 +149,11 @@ def curves(
     if axis is None:
         _, axis = plt.subplots()
     ends = {}
-    for k, (name, rows) in enumerate(table.groupby(by, sort=False)):
-        rows = rows.sort_values(x)
-        (line,) = axis.plot(rows[x], rows["value"], marker=MARKERS[k % len(MARKERS)], label=str(name))
+    names = list(table[by].unique() if names is None else names)
+    for name, rows in table.groupby(by, sort=False):
+        rows, k = rows.sort_values(x), names.index(name)
+        marker = MARKERS[(k + k // len(MARKERS)) % len(MARKERS)]  # the ninth line has the first's colour, not its marker
+        (line,) = axis.plot(rows[x], rows["value"], marker=marker, color=f"C{k}", label=str(name))
         axis.fill_between(rows[x], rows["low"], rows["high"], color=line.get_color(), alpha=0.15, linewidth=0)
         ends[line] = rows["value"].iloc[-1]
     if table["low"].min() >= 0 and table["high"].max() <= 1:

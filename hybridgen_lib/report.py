@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -74,7 +74,8 @@ def left(rows: pd.DataFrame, model: str, attack: str, eps: float) -> float:
     part = part[np.isclose(part["eps"], eps, rtol=1e-6, atol=0)]  # a radius may have been computed in another way
     part = part[(part["metric"] == "accuracy") & (part["norm"] == "linf")]
     if len(part) > 1:
-        apart = [name for name in ("data", "profile", "seed", "protocol", "steps", "reading") if part[name].nunique() > 1]
+        names = ("document", "data", "profile", "seed", "protocol", "steps", "reading")
+        apart = [name for name in names if part[name].nunique() > 1]
         raise ValueError(f"rows must hold one accuracy of {model} under {attack} at {eps}, got several, by {', '.join(apart)}")
     return part["value"].item() if len(part) else math.nan
 
@@ -96,8 +97,11 @@ def beside(rows: pd.DataFrame, printed: dict[tuple[str, str], float], models: li
     """The document's number and ours for each of ``models`` (lines) and ``attacks`` (pairs of columns), in per cent.
 
     ``rows`` are recorded accuracies at one radius of one seed, ``printed`` the document's, as shares, by model and attack. An
-    attack for which nothing is printed has our column only; a number that is missing reads "–".
+    attack for which nothing is printed has our column only; a number that is missing reads "–". Raises ``ValueError`` if
+    ``rows`` hold a cell twice.
     """
+    if rows.duplicated(["model", "attack"]).any():
+        raise ValueError("rows must hold one number for each model and attack, of one metric, radius and seed; got several")
     ours = {(row.model, row.attack): percent(row.value, row.low, row.high) for row in rows.itertuples()}
     columns = [(attack, "document") for attack in attacks if any(attack == said for _, said in printed)]
     columns = sorted([*columns, *((attack, "ours") for attack in attacks)], key=lambda column: attacks.index(column[0]))
@@ -114,7 +118,7 @@ def beside(rows: pd.DataFrame, printed: dict[tuple[str, str], float], models: li
 
 def curves_by_protocol(rows: pd.DataFrame, titles: dict[str, str], ylabel: str) -> Figure:
     """One row of panels a seed, one panel a protocol (``titles`` names them), one line a model, in the same colours."""
-    seeds = sorted(rows["seed"].unique()) or [0]
+    seeds, names = sorted(rows["seed"].unique()) or [0], list(rows["model"].unique())
     size = (4.8 * len(titles), 3.6 * len(seeds))
     figure, axes = plt.subplots(len(seeds), len(titles), figsize=size, squeeze=False, sharey=True)
     for line, seed in zip(axes, seeds, strict=True):
@@ -125,30 +129,46 @@ def curves_by_protocol(rows: pd.DataFrame, titles: dict[str, str], ylabel: str) 
                 axis.set(title=title, xlabel="ε")
             else:
                 words = f"{title}, seed {seed}" if len(seeds) > 1 else title
-                figures.curves(part, xlabel="ε", ylabel=ylabel, title=words, axis=axis)
-        for axis in line[:-1]:
-            if axis.get_legend() and line[-1].get_legend():
-                axis.get_legend().remove()
+                figures.curves(part, xlabel="ε", ylabel=ylabel, title=words, axis=axis, names=names)
+        _one_legend(line)
         for axis in line[1:]:
             axis.set_ylabel("")
     return figure
 
 
+def _one_legend(axes: Iterable) -> None:
+    """The legends of panels that share their colours, as one at the last: its own lines first, as they end there."""
+    handles = {}
+    for axis in reversed(list(axes)):
+        if legend := axis.get_legend():
+            lines = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+            handles = {text.get_text(): lines[text.get_text()] for text in legend.texts} | handles
+            legend.remove()
+    if handles:
+        axes[-1].legend(handles=list(handles.values()), loc="center left", bbox_to_anchor=(1, 0.5))
+
+
 def verdicts(board: pd.DataFrame, in_words: Callable) -> pd.DataFrame:
     """Count the verdicts of a scoreboard: a row per sentence and eps, a column per protocol, cells like "5 stands".
 
-    ``in_words(claim)`` gives the sentence that a row of the scoreboard belongs to. A comparison counts once, whatever the
-    number of seeds; what has no verdict shows its reason.
+    ``in_words(claim)`` gives the sentence that a row of the scoreboard belongs to. A comparison with a printed number counts
+    once, whatever the number of seeds and of tables that print it; what has no verdict shows its reason.
     """
     board = board.assign(claim=[in_words(claim) for claim in board.itertuples()], ε=board["eps"].map(radius))
     board["protocol"] = board["protocol"].map(PROTOCOL_TITLES).fillna("as published")
     board["said"] = board["verdict"].where(board["verdict"] != "", board["reason"]).replace("", "no verdict (stand-in)")
-    once = board.drop_duplicates(["claim", "ε", "protocol", "key"])
+    about = board[_ABOUT].astype(str)  # as words, for no NaN equals another; a number printed in two tables counts once
+    once = board[~about.assign(claim=board["claim"], protocol=board["protocol"]).duplicated()]
     counts = once.groupby(["claim", "ε", "protocol"], sort=False, dropna=False)["said"].agg(
         lambda said: ", ".join(f"{count} {words}" for words, count in said.value_counts().items())
     )
     table = counts.unstack("protocol", fill_value="").reindex(columns=list(PROTOCOL_TITLES.values()), fill_value="")
     return table.loc[pd.MultiIndex.from_frame(once[["claim", "ε"]].drop_duplicates())]
+
+
+_ABOUT = ["document", "printed", "kind", "data", "model", "versus", "versus_attack", "versus_eps", "metric"]
+_ABOUT += ["attack", "norm", "eps", "steps", "reading", "relation"]
+"""What a claim says, wherever it stands."""
 
 
 def every_claim(board: pd.DataFrame) -> pd.DataFrame:
@@ -157,11 +177,9 @@ def every_claim(board: pd.DataFrame) -> pd.DataFrame:
     Columns ``where, claim, ε, printed``, then for each protocol ours, in per cent where it is a share, and the verdict or the
     reason why there is none. Several seeds stand side by side in a cell.
     """
-    same = ["document", "locator", "printed", "kind", "data", "model", "versus", "versus_attack", "versus_eps", "metric"]
-    same += ["attack", "norm", "eps", "steps", "reading", "relation"]
     by_claim: dict[tuple, list] = {}
     for row in board.itertuples():
-        about = tuple(str(getattr(row, name)) for name in same)  # as words, for no NaN equals another
+        about = tuple(str(getattr(row, name)) for name in ("locator", *_ABOUT))
         by_claim.setdefault(about, []).append(row)
     lines = []
     for claim, *others in by_claim.values():

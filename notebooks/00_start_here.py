@@ -47,8 +47,9 @@ data_root = ""
 device = "auto"
 
 # %% [markdown]
-# If the next cell cannot find `hybridgen_lib`, you are on a machine that does not have it yet, such as Colab. Put
-# `%pip install git+https://github.com/hybridgen/hybridgen` in a cell above it, and run that once.
+# If the next cell cannot find `hybridgen_lib`, you are on a machine that does not have it yet, such as Colab. Put two lines in
+# a cell above it, `!git clone --depth 1 https://github.com/hybridgen/hybridgen` and `%pip install -e hybridgen`, and run that
+# once. The recorded results come with the clone.
 
 # %%
 import torch

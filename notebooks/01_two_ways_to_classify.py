@@ -21,9 +21,9 @@
 # distribution, derivatives, and a little PyTorch. **It takes** an hour to read; the cells run in under a minute on a
 # laptop.
 #
-# The document that this book calls `zoo` {cite}`zoo` compares thirteen classifiers on MNIST. Here is what it prints
-# about these three: the share of test images that are still classified right under FGSM and under PGD, two attacks
-# that chapter 05 builds. Each pixel may move by $\epsilon$.
+# The document that this book calls `zoo` {cite}`zoo` compares thirteen classifiers on MNIST {cite}`lecun1998gradient`. Here is
+# what it prints about these three: the share of test images that are still classified right under FGSM and under PGD, two
+# attacks that chapter 05 builds. Each pixel may move by $\epsilon$.
 #
 # | | clean | FGSM, 0.3 | PGD, 0.3 | FGSM, 0.5 | PGD, 0.5 |
 # | --- | --- | --- | --- | --- | --- |

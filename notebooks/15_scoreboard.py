@@ -238,9 +238,9 @@ _ = figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right cente
 
 # %% [markdown]
 # On the left many dots lie near the diagonal, but most of those sit in its lower corner, where model and copy both lose
-# nearly everything. Of the numbers above 20 % about one in six comes back; a good quarter of those are of `zoo`'s Gaussian
-# mixtures, and more than half of `causalib`'s networks, CiiV and those trained on attacks in the main. On the right three
-# dots in four lie below 20 %. The exceptions are the models behind a threshold, `causalib`'s at 8/255 and its network
+# nearly everything. Of the numbers above 20 % about one in seven comes back; a good quarter of those are of `zoo`'s Gaussian
+# mixtures, and more than half of `causalib`'s networks, CiiV and those trained on attacks in the main. On the right four
+# dots in five lie below 20 %. The exceptions are the models behind a threshold, `causalib`'s at 8/255 and its network
 # trained on PGD, and `interpretable`'s pair. (A fifth of the dots on the left are stand-ins.) The same in numbers: the
 # median of what is printed, and of ours by either protocol, over the claims that have both. (The adaptive runs use fewer
 # images, so a strong attack may seem to leave a little more.)
@@ -262,7 +262,7 @@ print(f"from: {', '.join(sorted(set(much[near[much.index]].key.str.split('/').st
 fell = (much["adaptive"] < much["value"] - 0.05).mean()
 print(f"of those printed above 20 %, fallen by more than five points: {fell:.0%}")
 assert fell > 0.5
-assert 0.35 < near.mean() < 0.45
+assert 0.28 < near.mean() < 0.36
 assert near[much.index].mean() < 0.2
 
 # %% tags=["recorded"]
@@ -273,17 +273,17 @@ print(
 high = on_the_left[on_the_left.value > 0.2]
 back = high[(high.ours - high.value).abs() < 0.05]
 print(f"dots above 20 % on the left: {len(high)}, near the diagonal: {len(back)}")
-assert 0.14 < len(back) / len(high) < 0.2
-assert 0.25 < (back.model == "gmm").mean() < 0.4
+assert 0.12 < len(back) / len(high) < 0.17
+assert 0.25 < (back.model == "gmm").mean() < 0.35
 causal = back[back.document == "causalib"]
 assert len(causal) > 0.5 * len(back)
 assert (causal.model.str.contains("ciiv|at-")).mean() > 0.7
-assert 0.18 < (on_the_left.stand_in != "").mean() < 0.25
+assert 0.15 < (on_the_left.stand_in != "").mean() < 0.25
 
 # %% tags=["recorded"]
 on_the_right = dots[dots.protocol == "adaptive"]
 high = on_the_right[on_the_right.ours > 0.2]
-assert 0.2 < len(high) / len(on_the_right) < 0.3
+assert 0.17 < len(high) / len(on_the_right) < 0.23
 high = high[~high.model.str.contains("binary|crf|mrf|resnet18|at-pgd")]
 assert (high.document == "causalib").all()
 assert high.eps.round(3).eq(0.031).all()
@@ -693,8 +693,8 @@ check_largest(largest_fall_solution)
 # ## Summary
 #
 # A verdict here is a rule applied to a file, so anybody can check it, and anybody can overturn it with a better attack.
-# Where the documents' own gradient attacks are run again, less than half of the accuracies that can be set beside ours come
-# back within five points, and mostly those which say that a model keeps next to nothing; where the attack is fitted to the
+# Where the documents' own gradient attacks are run again, a third of the accuracies that can be set beside ours come back
+# within five points, and mostly those which say that a model keeps next to nothing; where the attack is fitted to the
 # model, most of what they say about robustness goes. What remains is small and real: at $\epsilon = 0.1$, on grey images,
 # models that draw each class keep many images that their twins lose, and at 0.3 they do not.
 #

@@ -5,6 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("book", deadline=None, derandomize=True)  # a busy machine is no error, and a failure can be repeated
+settings.load_profile("book")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from fixtures_models import Noisy, small_cnn
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -202,3 +203,18 @@ def test_a_model_that_is_random_by_its_own_word_must_take_a_generator():
     model.stochastic = True
     with pytest.raises(ValueError, match="model must take a generator"):
         ask(model, torch.rand(1, 1), torch.Generator())
+
+
+def test_a_twin_changes_attributes_and_never_the_networks_that_both_share():
+    model = Noisy(small_cnn())
+    name = next(iter(model._modules))
+    before = getattr(model, name)
+    with pytest.raises(ValueError, match=name):
+        model.twin(**{name: torch.nn.Identity()})
+    assert getattr(model, name) is before
+
+
+@pytest.mark.parametrize("seed", [None, 1.5, -1])
+def test_frozen_noise_needs_a_seed(seed):
+    with pytest.raises(ValueError, match="seed"), frozen_noise(Noisy(small_cnn()), seed):
+        pass

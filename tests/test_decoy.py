@@ -1,5 +1,7 @@
 """Decoy pictures: the label is in the squares, all of it, and nowhere else."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -49,7 +51,7 @@ def test_squares_lie_on_the_border_and_never_touch(height, width, classes, size)
     try:
         places = decoy_places((1, height, width), classes, size)
     except ValueError:
-        assert (height + width - 2 * size) / classes <= size or min(height, width) < 2 * size
+        assert 2 * (height + width - 2 * size) // classes <= 2 * size or min(height, width) < 2 * size
         return
     for row, column in places:
         assert 0 <= row <= height - size
@@ -86,3 +88,13 @@ def test_share_inside_of_known_attributions():
 def test_bad_input_is_named(call, name):
     with pytest.raises(ValueError, match=f"^{name} must"):
         call()
+
+
+@pytest.mark.parametrize(("side", "classes", "size"), [(2, 3, 1), (8, 4, 2), (12, 11, 2), (28, 10, 3), (15, 11, 2)])
+def test_squares_never_touch(side, classes, size):
+    try:
+        places = decoy_places((1, side, side + 1), classes, size)
+    except ValueError:
+        return
+    for (a, b), (c, d) in itertools.combinations(places, 2):
+        assert max(abs(a - c), abs(b - d)) > size

@@ -275,3 +275,12 @@ def test_a_network_whose_noise_is_frozen_is_still_refused():
 def test_inception_wants_one_or_three_channels(called_official):
     with pytest.raises(ValueError, match="x must have 1 or 3 channels"):
         extract(inception(called_official, 192), torch.zeros(1, 2, 8, 8))
+
+
+def test_an_extractor_in_training_mode_is_asked_in_evaluation_mode():
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten()).train()
+    x = images(8)[0]
+    together = extract(network, x)
+    torch.testing.assert_close(torch.cat([extract(network, part) for part in x.split(3)]), together)
+    assert network[0].running_mean.item() == 0
+    assert network.training

@@ -120,6 +120,21 @@ def test_curves_run_along_x_and_the_legend_follows_their_ends():
     assert len({(line.get_color(), line.get_marker()) for line in axis.get_lines()}) == 2
 
 
+def test_the_ninth_line_is_told_from_the_first_and_an_interval_is_as_wide_as_it_is():
+    rows = [(f"model {k}", e, 0.5, 0.3, 0.9) for k in range(9) for e in (0.1, 0.2)]
+    axis = figures.curves(pd.DataFrame(rows, columns=["model", "eps", "value", "low", "high"])).axes[0]
+    assert len({(line.get_color(), line.get_marker()) for line in axis.get_lines()}) == 9
+    heights = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0.3, 0.9)
+
+
+def test_a_single_pixel_that_speaks_is_seen():
+    values = torch.zeros(1, 1, 28, 28)
+    values[0, 0, 3, 4] = 1e-3
+    shown = figures.saliency_grid(torch.zeros(1, 1, 28, 28), {"one": values}).axes[1].get_images()[0]
+    assert shown.get_clim() == pytest.approx((-1e-3, 1e-3))
+
+
 def test_curves_name_the_missing_column():
     with pytest.raises(ValueError, match="low"):
         figures.curves(table().drop(columns="low"))
@@ -133,6 +148,15 @@ def test_graph_has_a_node_for_every_variable_and_an_arrow_for_every_edge(name):
     assert kinds.count("FancyArrowPatch") == len(model.edges)
     assert kinds.count("Rectangle") == len(model.given)
     assert kinds.count("Circle") == len(model.variables) - len(model.given)
+    places = {text.get_text().strip("$"): torch.tensor(text.get_position()) for text in axis.texts}
+
+    def at(place):
+        return min(places, key=lambda name: (places[name] - torch.tensor(place)).norm())
+
+    arrows = [patch for patch in axis.patches if type(patch).__name__ == "FancyArrowPatch"]
+    assert {tuple(map(at, arrow._posA_posB)) for arrow in arrows} == set(model.edges)
+    circles = [patch for patch in axis.patches if type(patch).__name__ == "Circle"]
+    assert {at(circle.center) for circle in circles if circle.get_facecolor()[:3] == (1, 1, 1)} == {"z"}
 
 
 def test_slider_shows_the_frame_of_its_position():

@@ -19,6 +19,8 @@ from hybridgen_lib.models.hybrid import PublishedWeight, causal_head, deep_cama
 from hybridgen_lib.models.latent import LatentVariableClassifier
 from hybridgen_lib.models.networks import ConvTrunk, VectorFactor
 from hybridgen_lib.models.pixels import DEEP_BAYES_SIGMA
+from hybridgen_lib.recipes import RECIPES, recipe_of
+from hybridgen_lib.recipes import hybrid as hybrid_recipes
 from hybridgen_lib.training import fit, negative_elbo
 
 SHAPE, PIXELS, FEATURES, CLASSES, CODE, MANIPULATION, SAMPLES = (3, 4, 4), 48, 5, 3, 2, 3, 4
@@ -507,3 +509,20 @@ def test_a_head_can_be_copied_whole(mode):
         twin.train(mode)
     with torch.no_grad(), frozen_noise(model), frozen_noise(twin):
         torch.testing.assert_close(twin(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("hybrid-deep@code=16,pressure=4", (0.0, 4, {"m": 0})),
+        ("gbz-conv9", (0.5, 1.0, None)),
+        ("gby-conv9", (0.0, 1.0, None)),
+        ("cama@training_m=sampled", (0.0, 1.0, None)),
+    ],
+)
+def test_what_the_bound_is_told(monkeypatch, name, told):
+    heard = []
+    monkeypatch.setattr(hybrid_recipes, "negative_elbo", lambda *a: heard.append(a))
+    recipe, changes = recipe_of(name)
+    hybrid_recipes._objective({**RECIPES[recipe].settings["quick"], **changes})
+    assert heard == [told]

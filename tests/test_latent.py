@@ -57,11 +57,26 @@ def loop_scores(model, x, noise):
 
 @pytest.mark.parametrize("name", DEEP_BAYES)
 def test_batched_scores_equal_the_loop(name):
-    model, x = small(name), images()
+    model, x = small(name).double(), images(dtype=torch.float64)
     with torch.no_grad(), frozen_noise(model, 7):
         batched, looped = model(x), loop_scores(model, x, model.noise(3, 1, CODE, x))
-    assert batched.shape == (6, CLASSES)
-    assert (batched - batched[:, :1] - (looped - looped[:, :1])).abs().max() < 1e-3
+        none = model(x[:0])
+    assert none.shape == (0, CLASSES)
+    torch.testing.assert_close(batched, looped)
+
+
+@pytest.mark.parametrize(
+    "classes", [torch.zeros(3, 2).long(), torch.zeros(6, 0).long(), torch.zeros(6).long(), torch.zeros(6, 1)]
+)
+def test_classes_that_are_none_are_named(classes):
+    with pytest.raises(ValueError, match="classes"):
+        small("gfz").class_scores(images(), classes)
+
+
+def test_whole_numbers_may_be_floats():
+    model = small("gfz").do(y=2.0)
+    assert (model.sample(3)["y"] == 2).all()
+    assert small("gfz").with_samples(2.0)(images()).shape == (6, CLASSES)
 
 
 @pytest.mark.parametrize("name", DEEP_BAYES)

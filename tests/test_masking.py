@@ -418,3 +418,36 @@ def test_the_white_box_is_the_better_of_cross_entropy_and_margin(short):
     values = of(masking_report(Stale(), data, Linf(0.2)), "value")
     assert values["random search beats gradients"] <= 0
     assert values["survives any perturbation"] == 0
+
+
+def test_the_model_is_asked_about_images_only(short):
+    x, y = images(20)
+    x = torch.where(x < 0.5, 0.0, 1.0)  # a step from black or white would leave the box
+    seen = []
+
+    def spied(scores):
+        return scores
+
+    class Spy(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            seen.append((x.min().item(), x.max().item()))
+            return spied(self.model(x))
+
+    masking_report(Spy(small_cnn()), (x, y), Linf(0.1))
+    assert min(low for low, _ in seen) >= 0
+    assert max(high for _, high in seen) <= 1
+
+
+def test_noise_that_nobody_can_hold_is_refused_before_any_work():
+    class Loose(nn.Module):
+        stochastic = True
+
+        def forward(self, x, generator=None):
+            raise AssertionError("asked")
+
+    with pytest.raises(ValueError, match="StochasticClassifier"):
+        masking_report(Loose(), images(4), Linf(0.1))

@@ -9,7 +9,7 @@ from fixtures_models import Detached, Noisy, images, small_cnn
 from torch import nn
 
 from hybridgen_lib.attacks import L2, Linf, fgsm, pgd, smallest_blur, smallest_cw
-from hybridgen_lib.classifier import frozen_noise
+from hybridgen_lib.classifier import StochasticClassifier, frozen_noise
 from hybridgen_lib.evaluation import attack_outcomes, counterfactuals, proximity, speed
 
 PIXELS = 64
@@ -325,3 +325,23 @@ def test_all_steps_of_a_batch_are_taken_under_one_draw(monkeypatch):
     batches = -(-int(found.right.sum()) // 3)
     assert len(seeds) == 4 * batches
     assert len(set(seeds)) == batches
+
+
+def test_double_images_and_a_noise_that_is_right_half_of_the_time():
+    class Half(StochasticClassifier):
+        """Right in every second call: at exactly half nothing has flipped."""
+
+        calls = 0
+
+        def forward(self, x, generator=None):
+            self.calls += 1
+            return torch.tensor([[1.0, 0.0]] if self.calls % 2 else [[0.0, 1.0]], dtype=x.dtype).expand(len(x), 2)
+
+    x, y = torch.full((3, 1, 2, 2), 0.5, dtype=torch.float64), torch.zeros(3, dtype=torch.long)
+
+    def idle(model, x, y, ball, *, generator=None):
+        return x
+
+    found = proximity(Half(), (x, y), Linf, limit=0.1, attack=idle, frozen=False, draws=10)
+    assert not found.reached.any()
+    assert (found.values == 0.1).all()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -136,7 +137,8 @@ def test_building_leaves_the_global_source_alone_and_follows_the_seed():
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_recipe_has_every_profile(name, profile):
-    model = recipes.build(name, (1, 28, 28), 10, profile)
+    with torch.device("meta"):  # a billion weights that nobody needs
+        model = recipes.build(name, (1, 28, 28), 10, profile)
     assert isinstance(model, Classifier)
     assert model.score_kind in SCORE_KINDS
     recipe = RECIPES[name]
@@ -555,3 +557,28 @@ def test_a_tilde_in_the_name_of_the_cache_is_the_home(images, monkeypatch, tmp_p
 def test_what_documents_and_their_code_state_is_what_paper_has(name, settings):
     published = RECIPES[name].settings["paper"]
     assert {key: published[key] for key in settings} == settings
+
+
+@pytest.mark.parametrize("change", [{"seed": 1.5}, {"seed": -1}, {"data": "fashion-mini"}])
+def test_a_place_in_the_cache_is_only_for_what_can_be_trained(change):
+    given = {"data": data.load("fashion-mini"), "seed": 0, **change}
+    with pytest.raises(ValueError, match=next(iter(change))):
+        recipes.cache_path("cnn", **given)
+
+
+def test_equal_seeds_have_one_place():
+    images = data.load("fashion-mini")
+    places = {recipes.cache_path("cnn", images, seed=seed) for seed in (0, 0.0, np.int64(0))}
+    assert len(places) == 1
+
+
+@pytest.mark.parametrize("device", [None, 3.5, "tpu9"])
+def test_a_device_that_is_none_is_named(device):
+    with pytest.raises(ValueError, match="device"):
+        recipes.choose_device(device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named_before_data_are_read():
+    with pytest.raises(ValueError, match="device must be one that is there"):
+        recipes.trained("cnn", "no such data", device="cuda")

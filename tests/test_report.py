@@ -139,6 +139,10 @@ def test_claims_without_a_radius_have_one_line_a_sentence(recorded):
 def test_differences_show_each_pair_at_each_radius(recorded):
     board = results.scoreboard("deepbayes", root=recorded).query("metric == 'success_rate'")
     figure = report.differences(board, "difference")
+    for axis in figure.axes:
+        by_text, adaptive = (container.lines[0].get_xdata() for container in axis.containers)
+        assert by_text == pytest.approx([-0.5])
+        assert adaptive == pytest.approx([0.0])
     assert [axis.get_title() for axis in figure.axes] == ["ε = 0.1", "ε = 0.3"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["gfz − dfx"]
 
@@ -225,13 +229,39 @@ def test_what_is_left_is_one_models_accuracy_under_one_attack_in_linf():
         ("adaptive", "a", "pgd", "linf", "accuracy", 0.1, 0.0),  # a stage on the way to the worst case
     ]
     rows = pd.DataFrame(others, columns=columns)
-    rows = rows.assign(variant="", data="mnist", profile="cpu", seed=0, steps=20, reading="")
+    rows = rows.assign(variant="", document="zoo", data="mnist", profile="cpu", seed=0, steps=20, reading="")
     by_code = rows.head(1).assign(variant="code", value=0.9)
     assert report.left(pd.concat([rows, by_code]), "a", "pgd", 0.1) == pytest.approx(0.6)
     assert math.isnan(report.left(rows, "a", "fgsm", 0.1))
     assert report.left(rows, "a", "pgd", 0.1 + 1e-9) == report.left(rows, "a", "pgd", 0.1)
     with pytest.raises(ValueError, match=r"several, by seed$"):
         report.left(pd.concat([rows, rows.head(1).assign(seed=1)]), "a", "pgd", 0.1)
+
+
+def test_a_cell_of_two_numbers_is_refused(recorded):
+    rows = results.load(recorded).query("eps == 0.1 and protocol == 'as_published'")  # accuracy and success rate
+    with pytest.raises(ValueError, match="rows"):
+        report.beside(rows, {}, ["gfz"], ["fgsm"])
+
+
+def test_two_printed_numbers_of_one_key_are_two_verdicts_and_one_number_in_two_tables_is_one():
+    board = results.scoreboard("zoo", chapter="06")
+    cell = board[(board["protocol"] == "adaptive") & (board["attack"] == "uniform-noise") & (board["eps"] == 0.5)].head(1)
+    twice = pd.concat([cell, cell.assign(printed="another"), cell.assign(locator="another table")])
+    (said,) = report.verdicts(twice, lambda claim: "all")["adaptive"]
+    assert int(said.split()[0]) == 2
+
+
+def test_a_model_has_one_colour_in_all_panels_and_the_legend_names_every_one():
+    rows = [("as_published", m, e, 0.5, 0.4, 0.6, 0) for m in "abc" for e in (0.1, 0.2)]
+    rows += [("adaptive", m, e, 0.2, 0.1, 0.3, 0) for m in "cb" for e in (0.1, 0.2)]
+    table = pd.DataFrame(rows, columns=["protocol", "model", "eps", "value", "low", "high", "seed"])
+    figure = report.curves_by_protocol(table, {"as_published": "left", "adaptive": "right"}, "accuracy")
+    looks = [{line.get_label(): (line.get_color(), line.get_marker()) for line in axis.get_lines()} for axis in figure.axes]
+    assert looks[1].items() <= looks[0].items()
+    assert len(set(looks[0].values())) == 3
+    assert figure.axes[0].get_legend() is None
+    assert {text.get_text() for text in figure.axes[1].get_legend().texts} == set("abc")
 
 
 def test_timings_are_ratios_of_bests(tmp_path, monkeypatch):

@@ -54,6 +54,7 @@ def test_a_result_comes_back_as_rows_with_key_and_provenance(tmp_path, data):
 
 
 def test_the_commit_is_that_of_the_library(tmp_path, data):
+    files.code_version.cache_clear()
     content = json.loads(record(run(), tmp_path, **key(data, attack="none", norm="")).read_text())
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=files.folder(None).parent, capture_output=True, text=True)
     assert content["provenance"]["commit"] == (git.stdout.strip() if git.returncode == 0 else "unknown")
@@ -135,6 +136,32 @@ def test_a_bad_result_file_is_named(tmp_path, data, harm):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"claim_data": "mnist"}, {"attack": "pgd-40", "steps": ""}])
+def test_a_run_is_not_replaced_by_another_whose_file_has_its_name(tmp_path, data, change):
+    known = key(data, attack="pgd", steps=40)
+    path = record(run([0.25]), tmp_path, **known)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=next(iter(change))):
+        record(run([0.5]), tmp_path, **{**known, **change})
+    assert path.read_bytes() == before
+    assert record(run([0.5]), tmp_path, **{**known, "chapter": "06"}) == path  # where it is shown may change
+
+
+def test_a_masking_report_comes_back_with_the_types_it_had(tmp_path, data):
+    table = pd.DataFrame([("sign", 0.5, "<= 1", "pass", "words", 2)])
+    table.columns = ["sign", "value", "passes", "verdict", "meaning", "n"]
+    given = key(data, attack="masking")
+    files.record_report(table, tmp_path, **given)
+    (row,) = files.reports(tmp_path).to_dict("records")
+    assert (row["chapter"], row["stand_in"], row["value"], row["seed"]) == ("05", "", 0.5, 0)
+
+
+def test_a_chapter_without_claims_of_a_document_has_an_empty_board():
+    board = scoreboard("hybrid", chapter="01")
+    assert len(board) == 0
+    assert {"verdict", "ours", "model"} <= set(board.columns)
+
+
 def test_an_empty_folder_gives_an_empty_table_with_the_same_columns(tmp_path, data):
     empty = load(tmp_path / "none yet")
     record(run([0.1]), tmp_path, **key(data))
@@ -143,7 +170,9 @@ def test_an_empty_folder_gives_an_empty_table_with_the_same_columns(tmp_path, da
 
 
 def test_the_committed_rows_are_what_the_outcomes_give():
-    for item in files.read(None):
+    items = files.read(None)
+    assert len(items) > 900
+    for item in items:
         again = json.loads(json.dumps(files.rows_of(item["outcomes"])))
         written = pd.DataFrame(item["rows"])
         pd.testing.assert_frame_equal(pd.DataFrame(again), written, rtol=1e-9, obj=str(files.file_of(item["key"])))
@@ -168,6 +197,10 @@ def of_other_weights(root) -> list:
 def test_the_committed_runs_of_a_model_are_about_the_same_weights(tmp_path, data):
     """A change in the order of a sum sends training elsewhere; no chapter may mix runs from before and after."""
     assert of_other_weights(None) == []
+    new = [item for item in files.read(None) if item["provenance"]["date"] >= "2026-12-01"]
+    assert len(new) > 50
+    for item in new:
+        assert item["key"]["model"] == "real-data" or item["provenance"]["settings"]["weights"], files.file_of(item["key"])
     for attack, seed, weights in (("fgsm", 0, "a"), ("pgd", 0, "a"), ("pgd", 1, "b"), ("square", 0, "b")):
         record(run((0.1, 0.5)), tmp_path, settings={"weights": weights}, **key(data, attack=attack, seed=seed))
     for attack, weights in (("roar-ig-30", "c"), ("nearest", "d")):
@@ -226,6 +259,8 @@ def test_a_bound_only_minds_its_own_side(relation, low, high, verdict):
         ("accuracy", "", 0.00, 0.01, "does not stand"),
         ("accuracy", "", 0.40, 0.60, "undecided at this n"),
         ("success_rate", "", 0.10, 0.20, "stands"),
+        ("fid", "", 0.10, 0.20, "stands"),  # nearer than was claimed
+        ("inversion_distance", "", 0.90, 0.99, "does not stand"),
         ("success_rate", "", 0.90, 0.99, "does not stand"),
         ("accuracy", "<", 0.00, 0.10, "stands"),
         ("accuracy", "<", 0.70, 0.80, "does not stand"),

@@ -146,6 +146,20 @@ def test_every_ranking_is_one_of_the_images_and_random_knows_nothing(tiny):
         assert torch.equal(part, edges(x))
 
 
+def test_the_blurred_ranking_is_the_explanations_under_a_blur(tiny, monkeypatch):
+    monkeypatch.setattr(module, "attributions", lambda *a, **k: random_scores(tiny))
+    for part, raw in zip(ranked("blurred", tiny, Constant(3)), random_scores(tiny), strict=True):
+        assert torch.equal(part, blurred(raw, 2.0))
+        assert not torch.equal(part, raw)
+
+
+def test_many_images_are_ranked_in_parts_and_no_ranking_without_a_source():
+    scores = torch.arange(10_002.0).view(5_001, 1, 2)
+    assert top_pixels(scores, 0.5, source())[:, 0].tolist() == [[False, True]] * 5_001
+    with pytest.raises(ValueError, match="generator"):
+        top_pixels(scores, 0.5, None)
+
+
 # ---------------------------------------------------------------- removal
 
 

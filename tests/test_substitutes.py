@@ -267,3 +267,15 @@ def test_a_source_with_noise_draws_from_the_generator():
 def test_the_result_is_no_part_of_the_callers_graph():
     x, y = batch()
     assert not transfer(net(), x.requires_grad_(), y, Linf(0.1), source=net(seed=1), steps=2).requires_grad
+
+
+@pytest.mark.parametrize("change", [{"ball": 0.1}, {"steps": -1}, {"generator": 3}])
+def test_bad_arguments_are_named_before_the_model_is_asked(change):
+    class Asked(nn.Module):
+        def forward(self, x):
+            raise AssertionError("asked")
+
+    x, y = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
+    given = {"ball": Linf(0.1), "steps": 2, "generator": None, **change}
+    with pytest.raises(ValueError, match=next(iter(change))):
+        transfer(Asked(), x, y, given.pop("ball"), source=Asked(), **given)

@@ -163,7 +163,7 @@ def test_comparing_is_antisymmetric(observed, seed):
     a = survival(values, reached, 12)
     b = survival([values[k] for k in again], [reached[k] for k in again], 12)
     assert outlasts(a, b)[:3] == (*outlasts(b, a)[1::-1], outlasts(b, a).tied)
-    assert a.minus(b, "iterations").value == pytest.approx(-b.minus(a, "iterations").value)
+    assert a.minus(b, "iterations").value == pytest.approx(-b.minus(a, "iterations").value, nan_ok=True)
 
 
 def test_of_several_searches_the_earliest_fall_counts():
@@ -253,3 +253,11 @@ def test_intervals_of_a_mean_are_as_wide_as_theory_says():
     _, low, high, _ = survival(values, [True] * 400, 1.0, "proximity").estimate("proximity")
     reach = 1.96 * values.std().item() / 20
     assert high - low == pytest.approx(2 * reach, rel=0.08)
+
+
+def test_a_mean_of_images_that_all_outlast_the_limit_is_no_evidence_of_equality():
+    a = Survival(list(range(5)), "proximity", [0.1] * 5, [False] * 5, 0.1)
+    found = a.minus(a, "proximity")
+    assert math.isnan(found.value)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)

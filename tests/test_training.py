@@ -58,6 +58,33 @@ def test_training_lowers_the_objective_and_repeats_exactly():
     assert torch.equal(weights(a), weights(b))
 
 
+def test_the_history_is_the_mean_over_images_though_the_last_batch_is_smaller():
+    def labels(model, x, y, *_):
+        return y.double().mean() + 0 * weights(model).sum() + 0 * sum(p.sum() for p in model.parameters())
+
+    assert fit(net(), labels, X, Y, epochs=1, batch_size=16) == [pytest.approx(Y.double().mean().item())]
+
+
+def test_training_is_deterministic_on_a_gpu_too():
+    seen = set()
+
+    def objective(*batch):
+        cudnn = torch.backends.cudnn
+        seen.add((cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32))
+        return cross_entropy(*batch)
+
+    fit(net(), objective, X, Y, epochs=1, batch_size=16)
+    assert seen == {(True, False, False)}
+
+
+@pytest.mark.parametrize("change", [{"epochs": 4}, {"batch_size": 8}, {"learning_rate": 0.1}, {"seed": 9}])
+def test_a_checkpoint_of_another_training_is_not_taken_up(change, tmp_path):
+    path = tmp_path / "run.partial"
+    fit(net(), cross_entropy, X, Y, **SETTINGS, checkpoint=path)
+    with pytest.raises(ValueError, match=rf"checkpoint .*{next(iter(change))}"):
+        fit(net(), cross_entropy, X, Y, **{**SETTINGS, **change}, checkpoint=path)
+
+
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
 def test_any_integers_are_labels(kind):
     a, b = net(), net()

@@ -86,6 +86,7 @@ def test_a_layer_in_training_gets_its_gradient():
 
 CHANGES = {
     "an optimiser's step": lambda f: torch.optim.SGD(f.parameters(), lr=0.5).step(),
+    "a fused step, which is not counted": lambda f: torch.optim.Adam(f.parameters(), lr=0.5, fused=True).step(),
     "weights from a file": lambda f: f.load_state_dict({k: v + 1 for k, v in f.state_dict().items()}),
     "a new parameter": lambda f: setattr(f.mlp.last, "weight", nn.Parameter(draw(F, H, seed=9))),
     "new data": lambda f: setattr(f.mlp.last.weight, "data", draw(F, H, seed=10)),

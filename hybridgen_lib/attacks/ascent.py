@@ -44,10 +44,11 @@ def ascend(
         objective: see :data:`Objective`. Values are summed, never averaged: an image's step does not depend on its company.
         x: centres of the balls (B, ...).
         ball: the allowed perturbations; it also measures the step (``ball.steepest``).
-        start: where each image starts (B, ...); by default at ``x``.
+        steps, step_size: how many steps, 0 or more, and their length in the ball's norm.
+        start: where each image starts (B, ...), in the ball; by default at ``x``.
         bounds: least and greatest pixel value, or None for images without bounds.
         draws: for a random objective, how many fresh draws the gradient is averaged over
-            (expectation over transformation; Athalye et al. 2018, section 4.1).
+            (expectation over transformation; Athalye, Engstrom et al. 2018).
         examples_per_pass: how many images share one forward and backward pass; by default all.
 
     Returns:

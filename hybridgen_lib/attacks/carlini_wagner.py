@@ -45,9 +45,10 @@ def smallest_cw(
     model scores each class at a price, descents ask for two, as PGD's do: a class above the true one has fooled it.
 
     Args:
-        steps, searches: steps of a descent, and how many descents the search for c takes. ``searches=1`` uses ``constant``
-            alone: causalib, which says 20 iterations and no more, is read as ``steps=20, searches=1``.
-        learning_rate: Adam's at the first step, in w; it falls linearly to 0. The authors' 0.01, held for 10,000
+        steps, searches: how many images a descent asks about, the start among them (2 or more), and how many descents the
+            search for c takes. ``searches=1`` uses ``constant`` alone: causalib, which says 20 iterations and no more, is read
+            as ``steps=20, searches=1``.
+        learning_rate: Adam's, in w; it falls linearly, to 0 at the last step. The authors' 0.01, held for 10,000
             steps, is too slow for hundreds; 0.1, if it were held, would swing round the nearest point.
         constant: the first c.
         confidence: by how much of score the class that wins must lead.
@@ -56,7 +57,7 @@ def smallest_cw(
     Returns:
         ``Smallest``, with distances in l2.
     """
-    check_number(steps, "steps", low=1, integer=True)
+    check_number(steps, "steps", low=2, integer=True)
     check_number(searches, "searches", low=1, integer=True)
     check_number(confidence, "confidence", low=0)
     for name, value in {"learning_rate": learning_rate, "constant": constant}.items():

@@ -82,9 +82,9 @@ def square(
 ) -> Tensor:
     """Square attack: a random search on the margin, by scores alone (Andriushchenko et al. 2020). No gradient is asked for.
 
-    ``queries`` is the number of calls an image may cost. For a stochastic model freeze its noise first: a search that keeps
-    what improves would else keep lucky draws. Arguments, result and errors otherwise as in
-    :func:`~hybridgen_lib.attacks.gradient.pgd`; an image that was not broken comes back unchanged.
+    ``queries`` is the number of proposals, each a call an image; a few calls to start and to judge come on top. For a
+    stochastic model freeze its noise first: a search that keeps what improves would else keep lucky draws. Arguments, result
+    and errors otherwise as in :func:`~hybridgen_lib.attacks.gradient.pgd`; an image that was not broken comes back unchanged.
     """
     check_number(queries, "queries", low=1, integer=True)
     if is_stochastic(model):

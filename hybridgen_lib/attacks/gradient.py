@@ -79,7 +79,7 @@ def fgm(model, x, y, ball: L2, *, loss="ce", target=None, eot=1, surrogate=None,
 
 
 def ifgsm(model, x, y, ball: Linf, *, steps=10, step_size=None, **options) -> Tensor:
-    """Iterative FGSM: ``steps`` sign steps from x itself, by default of eps / steps (Kurakin et al. 2017, section 2.2).
+    """Iterative FGSM: ``steps`` sign steps from x itself (Kurakin et al. 2017, section 2.2), by default of eps / steps (ours).
 
     The same as :func:`pgd` with these defaults and without a random start; ``options`` are pgd's. ``ball`` is a ``Linf``.
     """

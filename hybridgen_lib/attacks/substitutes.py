@@ -6,8 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from hybridgen_lib.attacks.balls import Ball
-from hybridgen_lib.attacks.gradient import pgd
-from hybridgen_lib.classifier import ask, check_images, check_labels, check_model, check_scores, evaluating, is_stochastic
+from hybridgen_lib.attacks.gradient import only, pgd
+from hybridgen_lib.classifier import (
+    IMAGES_PER_PASS,
+    ask,
+    check_generator,
+    check_images,
+    check_labels,
+    check_model,
+    check_number,
+    check_scores,
+    evaluating,
+    is_stochastic,
+)
 
 __all__ = ["Bpda", "transfer"]
 
@@ -56,12 +67,14 @@ def transfer(
     """
     check_model(model)
     check_model(source, "source")
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    only(ball, Ball)
+    check_number(steps, "steps", low=0, integer=True)
+    generator = torch.Generator().manual_seed(0) if check_generator(generator) is None else generator
     check_labels(y, images=len(check_images(x)))
     wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     if len(x) > 0 and not is_stochastic(model):
         with torch.no_grad(), evaluating(model):
-            scores = check_scores(model(x), len(x))
+            scores = torch.cat([check_scores(model(part), len(part)) for part in x.split(2 * IMAGES_PER_PASS)])
         check_labels(y, scores.shape[1])
         wrong = scores.argmax(1) != y.to(x.device)
     tried = pgd(source, x, y, ball, steps=steps, loss="margin", stop_when_fooled=False, generator=generator)

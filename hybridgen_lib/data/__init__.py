@@ -1,7 +1,7 @@
 """Named image data sets: ``load("fashion-mini")`` gives uint8 images and integer labels, checked, from wherever they are.
 
 ``fashion-mini`` lies inside the package and needs nothing. The others are looked for in this order: ``root``, the folder
-named by HYBRIDGEN_DATA, Debian's package (Fashion-MNIST), an earlier download, torchvision's own download. A file that is
+named by HYBRIDGEN_DATA, an earlier download, Debian's package (Fashion-MNIST), torchvision's own download. A file that is
 there but is not what it should be stops the search with an error: no data set is ever silently smaller or another one.
 """
 
@@ -87,9 +87,12 @@ class ImageData:
 
     def __post_init__(self):
         for split, x, y in (("train", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
-            if x.dtype != torch.uint8 or x.ndim != 4 or len(x) == 0:
-                raise ValueError(f"{split}_x must be uint8 (N, channels, H, W), N >= 1; got {x.dtype} {tuple(x.shape)}")
+            if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.ndim != 4 or len(x) == 0:
+                got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+                raise ValueError(f"{split}_x must be uint8 (N, channels, H, W), N >= 1; got {got}")
             check_labels(y, classes=len(self.classes), images=len(x), name=f"{split}_y")
+            if y.dtype != torch.int64:
+                raise ValueError(f"{split}_y must be int64, got {y.dtype}")
         if self.train_x.shape[1:] != self.test_x.shape[1:]:
             shapes = tuple(self.train_x.shape[1:]), tuple(self.test_x.shape[1:])
             raise ValueError(f"test_x must have the image shape of train_x, {shapes[0]}; got {shapes[1]}")

@@ -94,7 +94,7 @@ def proximity(
     search = _Search(model, data, index, frozen, draws, seed, batch_size)
     if attack is None:
         attack = partial(pgd, loss="margin", random_start=False, stop_when_fooled=not search.frozen)
-    nearest = torch.full(search.y.shape, torch.inf, device=search.y.device)
+    nearest = torch.full(search.y.shape, torch.inf, device=search.y.device, dtype=search.x.dtype)
     nearest[search.wrong] = 0
     rows = (~search.wrong).nonzero()[:, 0]
     if smallest is not None:

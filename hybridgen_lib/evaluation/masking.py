@@ -18,7 +18,7 @@ from hybridgen_lib.attacks.ascent import NoGradientError
 from hybridgen_lib.attacks.balls import Ball
 from hybridgen_lib.attacks.ensemble import check_tiles
 from hybridgen_lib.attacks.gradient import LOSSES
-from hybridgen_lib.classifier import check_model, check_number, check_scores, evaluating, frozen_noise
+from hybridgen_lib.classifier import check_freezable, check_number, check_scores, evaluating, frozen_noise
 from hybridgen_lib.evaluation.outcomes import check_balls, chosen_images, device_of, fraction_right
 
 __all__ = ["masking_report"]
@@ -67,12 +67,12 @@ def masking_report(
     Raises:
         ValueError: an argument out of range, scores that are NaN, or no image that the model classifies right.
     """
-    check_model(model)
+    check_freezable(model)
     if surrogate is not None:
-        check_model(surrogate, "surrogate")
+        check_freezable(surrogate, "surrogate")
     check_balls([ball], "ball")
     check_number(ball.eps, "ball's eps", low=1e-12)
-    check_number(seed, "seed", low=0, integer=True)
+    seed = check_number(seed, "seed", low=0, integer=True)
     x, y, _ = chosen_images(data, index)
     device = device_of(model)
     x, y = x.to(device), y.to(device)
@@ -129,7 +129,7 @@ def _of_gradients(model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> dict:
     cosine = torch.cosine_similarity(*(g / g.abs().amax(1, keepdim=True).clamp_min(1e-38) for g in flat), dim=1)
     top = scores.topk(2, dim=1).values
     short = type(ball)(ball.eps / 20)
-    step = short.eps * short.steepest(margin)
+    step = (x + short.eps * short.steepest(margin)).clamp(0, 1) - x  # the model is asked about images only
     foretold = (margin * step).flatten(1).sum(1)
     with torch.no_grad():
         rise = LOSSES["margin"](check_scores(model(x + step), len(x)), y) - LOSSES["margin"](scores, y)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -81,9 +81,9 @@ def attack_outcomes(
     if not isinstance(epsilons, Sequence):
         raise ValueError(f"epsilons must be a list of radii, got {epsilons!r}")
     balls = check_balls([ball_type(check_number(eps, "epsilons", low=0)) for eps in epsilons], "epsilons")
-    check_number(draws, "draws", low=1, integer=True)
-    check_number(seed, "seed", integer=True)
-    check_number(batch_size, "batch_size", low=1, integer=True)
+    draws = check_number(draws, "draws", low=1, integer=True)
+    seed = check_number(seed, "seed", integer=True)
+    batch_size = check_number(batch_size, "batch_size", low=1, integer=True)
     x, y, index = chosen_images(data, index)
     device = device_of(model)
     batches = [(a.to(device), b.to(device)) for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True)]
@@ -136,9 +136,9 @@ def smallest_outcomes(
     epsilons = [float(check_number(eps, "epsilons", low=0)) for eps in epsilons]
     if len(set(epsilons)) < len(epsilons):
         raise ValueError(f"epsilons must hold each radius once, got {epsilons}")
-    check_number(draws, "draws", low=1, integer=True)
-    check_number(seed, "seed", integer=True)
-    check_number(batch_size, "batch_size", low=1, integer=True)
+    draws = check_number(draws, "draws", low=1, integer=True)
+    seed = check_number(seed, "seed", integer=True)
+    batch_size = check_number(batch_size, "batch_size", low=1, integer=True)
     x, y, index = chosen_images(data, index)
     device = device_of(model)
     if project is not None and not (isinstance(project, type) and issubclass(project, Ball)):
@@ -218,6 +218,8 @@ def chosen_images(data, index) -> tuple[Tensor, Tensor, list[int]]:
     if not isinstance(x, Tensor) or x.ndim != 4:
         raise ValueError(f"x must be a torch.Tensor of shape (N, channels, H, W), got {getattr(x, 'shape', type(x).__name__)}")
     chosen = range(len(x)) if index is None else index
+    if not isinstance(chosen, Iterable):
+        raise ValueError(f"index must be positions of images or None, got {index!r}")
     index = [check_number(i, "index", low=0, integer=True) for i in chosen]
     if not index or len(set(index)) < len(index) or max(index) >= len(x):
         raise ValueError(f"index must hold different positions in 0..{len(x) - 1}, at least one; got {index[:10]}")

@@ -32,6 +32,7 @@ from hybridgen_lib.attacks.ensemble import check_tiles
 from hybridgen_lib.classifier import (
     ask,
     check_choice,
+    check_freezable,
     check_generator,
     check_images,
     check_labels,
@@ -176,7 +177,7 @@ def adaptive_pgd(
 
 def _staged(model, data, balls, suite, surrogate, source, index, seed) -> dict[str, tuple[Outcomes, list[int]]]:
     """By stage: the outcomes, and on how many images its attack ran at each radius."""
-    check_model(model)
+    check_freezable(model)
     for name, other in {"surrogate": surrogate, "source": source}.items():
         if other is not None:
             check_model(other, name)

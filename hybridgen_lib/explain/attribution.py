@@ -124,8 +124,9 @@ def expected_gradients(
 
     Samples come in pairs, of one reference in one layer or, in the second case, of neighbouring parts of [0, 1], and the
     standard error comes from the differences within pairs. It is right or too large, for it counts some of the variation that
-    the balance has removed: little in the first case, and in the second the more, the nearer ``samples`` is to N from either
-    side. The same samples serve every image, so an explanation does not depend on its company.
+    the balance has removed: in the first case the more, the more alike the references are (several times too large where they
+    hardly differ), and in the second the nearer ``samples`` is to N from either side. The same samples serve every image, so
+    an explanation does not depend on its company.
 
     Args:
         references: images (N, channels, H, W) in [0, 1], what x is compared with: some training images, say.

@@ -13,7 +13,7 @@ put into evaluation mode meanwhile, and nothing is left behind. Wachter, Mittels
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -22,16 +22,8 @@ from torch import Tensor, nn
 from hybridgen_lib.attacks import L2, smallest_cw
 from hybridgen_lib.attacks.ascent import NoGradientError
 from hybridgen_lib.attacks.gradient import margin
-from hybridgen_lib.classifier import (
-    check_images,
-    check_labels,
-    check_model,
-    check_number,
-    check_scores,
-    evaluating,
-    frozen_noise,
-    is_stochastic,
-)
+from hybridgen_lib.classifier import check_images, check_labels, check_model, check_number, check_scores
+from hybridgen_lib.explain.representation import held
 from hybridgen_lib.models.latent import LatentVariableClassifier
 
 __all__ = [
@@ -98,9 +90,9 @@ def sparse_counterfactual(
 
     Each round takes the gradient of the margin and sets the ``at_once`` pixels that promise most: slope times the room that is
     left, summed over a pixel's channels, of which each goes to 0 or to 1. A pixel is set once. When the decision has changed,
-    pixels are put back, those that promised least first, wherever the decision stays changed: of the pixels that are left
-    each is needed given the others. On a linear model with ``at_once=1`` no fewer would do; elsewhere the search is greedy,
-    in the manner of Papernot et al.'s saliency maps (2016), and its count an upper bound.
+    pixels are put back, once each, those that promised least first, wherever the decision stays changed. On a linear model of
+    two classes with ``at_once=1`` no fewer would do; elsewhere the search is greedy, in the manner of Papernot et al.'s
+    saliency maps (2016), and its count an upper bound.
 
     ``most`` is how many pixels it may set, by default all; distances count pixels (l0, channels together).
 
@@ -252,6 +244,8 @@ def _drawn(model: nn.Module) -> str:
     """The observed variable that is the image, and that the model can draw; ``ValueError`` if there is none, or no z."""
     if not isinstance(model, LatentVariableClassifier) or "z" not in model.guide.variables:
         raise ValueError(f"model must be a LatentVariableClassifier with a code z, got {type(model).__name__}")
+    if "z" in model.interventions:
+        raise ValueError("model must leave z free to move, got one under an intervention on z")
     for name in model.observed:
         image = name not in model.deterministic or isinstance(model.deterministic[name], nn.Flatten)
         if image and name not in model.model.given:
@@ -264,6 +258,8 @@ def _means(model: LatentVariableClassifier, x: Tensor, decision: Tensor) -> dict
     y = torch.eye(model.classes, dtype=x.dtype, device=x.device)[decision]
     dims = {name: model.networks[str(model.guide.factor_of(name))].dims for name in model.guide.variables}
     values, _ = model.infer(model.observe(x), y, {name: x.new_zeros(len(x), size) for name, size in dims.items()})
+    for name in model.interventions.keys() & values.keys():  # set once for all images
+        values[name] = values[name].expand(len(x), -1)
     return {name: value for name, value in values.items() if name != "y"}
 
 
@@ -302,7 +298,7 @@ def _asking(model: nn.Module, x: Tensor, target: Tensor | None, **counts: int) -
         check_number(count, name, low=1, integer=True)
     if target is not None:
         check_labels(target, images=len(x), name="target")
-    with evaluating(model), frozen_noise(model, 0) if is_stochastic(model) else nullcontext():
+    with held(model, "model"):
         with torch.no_grad():
             scores = check_scores(model(x), len(x))
         if target is not None:

@@ -8,6 +8,8 @@ the middle has nothing to do with the label, so a network that answers right has
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -26,9 +28,11 @@ def decoy_places(image_shape: tuple[int, int, int], classes: int, size: int = 3)
     check_number(classes, "classes", low=2, integer=True)
     check_number(size, "size", low=1, integer=True)
     down, across = height - size, width - size
-    if min(down, across) < size or (down + across) / classes <= size:  # half the way between neighbours is left at a corner
+    places = [_on_border(k * 2 * (down + across) // classes, down, across) for k in range(classes)]
+    apart = [max(abs(a - c), abs(b - d)) for (a, b), (c, d) in itertools.combinations(places, 2)]
+    if min(down, across) < size or min(apart) <= size:
         raise ValueError(f"size must leave room for {classes} squares on the border of {height}x{width} pixels, got {size}")
-    return [_on_border(k * 2 * (down + across) // classes, down, across) for k in range(classes)]
+    return places
 
 
 def _on_border(way: int, down: int, across: int) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from hybridgen_lib.classifier import (
     check_images,
     check_model,
     check_number,
+    evaluating,
     is_stochastic,
 )
 from hybridgen_lib.explain.frechet import FeatureStatistics, frechet_distance
@@ -124,7 +125,8 @@ def extract(extractor: nn.Module, images: Tensor, examples_per_pass: int = 256) 
     check_images(images, "images")
     check_number(examples_per_pass, "examples_per_pass", low=1, integer=True)
     place = next(extractor.parameters(), images).device
-    return torch.cat([extractor(part.to(place)).cpu() for part in images.split(int(examples_per_pass))])
+    with evaluating(extractor):
+        return torch.cat([extractor(part.to(place)).cpu() for part in images.split(int(examples_per_pass))])
 
 
 def frechet_between(extractor: Extractor, images: Tensor, others: Tensor, examples_per_pass: int = 256) -> Distance:
@@ -139,7 +141,7 @@ def frechet_between(extractor: Extractor, images: Tensor, others: Tensor, exampl
             raise ValueError(f"{argument} must be at least 2 images, got {len(part)}")
         statistics = FeatureStatistics()
         for some in part.split(check_number(examples_per_pass, "examples_per_pass", low=1, integer=True)):
-            statistics.update(extract(extractor, some))
+            statistics.update(extract(extractor, some, examples_per_pass))
         both.append(statistics)
     return Distance(frechet_distance(*both), name)
 

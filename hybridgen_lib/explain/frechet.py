@@ -169,9 +169,9 @@ def kernel_distance(
     a, b = _pair(features, others)
     if subset_size is None:
         return KernelDistance(_squared_discrepancy(a, b), float("nan"))
-    check_number(subsets, "subsets", low=1, integer=True)
-    check_number(subset_size, "subset_size", low=2, high=min(len(a), len(b)), integer=True)
-    generator = torch.Generator().manual_seed(seed)
+    subsets = check_number(subsets, "subsets", low=1, integer=True)
+    subset_size = check_number(subset_size, "subset_size", low=2, high=min(len(a), len(b)), integer=True)
+    generator = _source(seed)
     values = []
     for _ in range(subsets):
         parts = (part[torch.randperm(len(part), generator=generator)[:subset_size]] for part in (a, b))
@@ -225,12 +225,12 @@ def extrapolated(features: Tensor, others: Tensor, *, parts: int = 5, seed: int 
         seed: of the cuts.
     """
     a, b = _pair(features, others)
-    check_number(parts, "parts", low=2, integer=True)
+    parts = check_number(parts, "parts", low=2, integer=True)
     if (smallest := min(len(a), len(b)) // parts) <= a.shape[1]:
         raise ValueError(
             f"parts must leave more than {a.shape[1]} images (the features) a part, got {parts}: {smallest} a part"
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = _source(seed)
     distances = []
     for k in range(1, parts + 1):
         pairs = zip(*(_random_groups(len(part), k, generator) for part in (a, b)), strict=True)
@@ -275,7 +275,7 @@ def frechet_jackknife(features_a: Tensor, features_b: Tensor, groups: int = 20) 
     def without(gone: int | None) -> float:
         return frechet_distance(*(_merged(part for g, part in enumerate(each) if g != gone) for each in parts))
 
-    return without(None), [without(g) for g in range(groups)]
+    return without(None), [without(g) for g in range(len(cuts[0]))]
 
 
 def _merged(parts: Iterable[FeatureStatistics]) -> FeatureStatistics:
@@ -287,9 +287,13 @@ def _merged(parts: Iterable[FeatureStatistics]) -> FeatureStatistics:
 
 def _cuts(a: Tensor, b: Tensor, groups: int, seed: int) -> list[tuple[Tensor, ...]]:
     """Both sets in equally many random groups."""
-    check_number(groups, "groups", low=2, high=min(len(a), len(b)) // 2, integer=True)
-    generator = torch.Generator().manual_seed(seed)
+    groups = check_number(groups, "groups", low=2, high=min(len(a), len(b)) // 2, integer=True)
+    generator = _source(seed)
     return [_random_groups(len(part), groups, generator) for part in (a, b)]
+
+
+def _source(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(check_number(seed, "seed", low=0, integer=True))
 
 
 def _random_groups(n: int, groups: int, generator: torch.Generator) -> tuple[Tensor, ...]:

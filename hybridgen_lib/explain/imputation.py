@@ -59,7 +59,8 @@ def _links(shape: tuple[int, int]):
         rows.append(here.ravel())
         columns.append(there.ravel())
         weights.append(np.full(here.size, weight))
-    links = sparse.csr_array((np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))))
+    where = np.concatenate(rows), np.concatenate(columns)
+    links = sparse.csr_array((np.concatenate(weights), where), shape=(place.size, place.size))
     return sparse.diags_array(1 / links.sum(1)) @ links
 
 

@@ -76,6 +76,8 @@ def invert(
     if decode is None:
         check_images(start, "start")
     _check_pairs(start, target, "start", shapes=decode is None)
+    if start.dtype != target.dtype or not start.isfinite().all():
+        raise ValueError(f"start must be finite numbers of target's type, {target.dtype}; got {start.dtype}, NaN or infinity")
     check_climb(ball, steps, step_size)
     if examples_per_pass is not None:
         check_number(examples_per_pass, "examples_per_pass", low=1, integer=True)

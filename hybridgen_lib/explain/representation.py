@@ -89,6 +89,7 @@ def activating(represent: nn.Module, images: Tensor, unit: int, count: int) -> t
     """
     check_images(images, "images")
     check_number(count, "count", low=1, high=len(images), integer=True)
+    check_number(unit, "unit", low=0, integer=True)
     with held(represent):
         r = represented(represent, images)
     values = r.gather(1, check_units(unit, r, images, "unit"))[:, 0]
@@ -119,7 +120,10 @@ def represented(represent: nn.Module, images: Tensor) -> Tensor:
 
 def check_units(units: int | Sequence[int] | Tensor, r: Tensor, images: Tensor, name: str = "units") -> Tensor:
     """Units as (B, m), integers in 0..k-1."""
-    chosen = torch.as_tensor(units, device=r.device)
+    try:
+        chosen = torch.as_tensor(units, device=r.device)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{name} must be integers in 0..{r.shape[1] - 1}, got {units!r}") from error
     rows = chosen if chosen.ndim == 2 else chosen.reshape(1, -1).expand(len(images), -1)
     whole = not (chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool)
     fits = chosen.ndim <= 2 and len(rows) == len(images) and rows.shape[1] > 0

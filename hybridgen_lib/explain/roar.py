@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from hybridgen_lib import recipes
 from hybridgen_lib.attacks import Linf, fgsm
-from hybridgen_lib.classifier import check_choice, check_model, check_number, evaluating, frozen_noise
+from hybridgen_lib.classifier import check_choice, check_generator, check_model, check_number, evaluating, frozen_noise
 from hybridgen_lib.data import ImageData, as_float, cache_folder, check_data
 from hybridgen_lib.evaluation import attack_outcomes
 from hybridgen_lib.evaluation.outcomes import device_of
@@ -59,6 +59,7 @@ IG = {"steps": 16, "rule": "gauss-legendre", "output": "score"}
 """Of the model's own score, from black. A generative classifier is asked for one class at a time, a tenth of the cost."""
 BLUR = 2.0
 ANOTHER_SEED = 100
+ATTRIBUTIONS = 1  # to be raised with whatever changes the scores of an explanation, for they are kept on disk
 
 # ---------------------------------------------------------------- scores, one a pixel
 
@@ -103,6 +104,8 @@ def top_pixels(scores: Tensor, fraction: float, generator: torch.Generator) -> T
     """
     _check_numbers(scores, "scores", 3)
     check_number(fraction, "fraction", low=0, high=1)
+    if check_generator(generator) is None:
+        raise ValueError("generator must be a torch.Generator, got None")
     chosen = torch.zeros(scores.shape, dtype=torch.bool)
     for part, found in zip(scores.flatten(1).split(5000), chosen.flatten(1).split(5000), strict=True):  # in bounded memory
         order = torch.rand(part.shape, generator=generator).argsort(1)
@@ -133,7 +136,8 @@ def remove(
     check_data(images)
     parts = zip((images.train_x, images.test_x), _chosen(images, scores, fraction, seed), strict=True)
     if imputation == "mean":
-        mean = images.train_x.double().mean((0, 2, 3)).round().to(torch.uint8).view(1, -1, 1, 1)
+        total = sum(part.sum((0, 2, 3)) for part in images.train_x.split(1000)).double()  # a copy in floats would be large
+        mean = (total * total.numel() / images.train_x.numel()).round().to(torch.uint8).view(1, -1, 1, 1)
         train, test = (torch.where(chosen[:, None], mean, x) for x, chosen in parts)
     else:
         train, test = (linear_fill(x, chosen, seed + part) for part, (x, chosen) in enumerate(parts))
@@ -193,7 +197,7 @@ def _identity(model: nn.Module, images: ImageData, seed: int) -> str:
     """Models of equal weights may be different classifiers, by a rule or an intervention, so what they answer counts, too."""
     with torch.no_grad(), evaluating(model), frozen_noise(model, seed):
         answers = model(as_float(images.test_x[:8]).to(device_of(model))).cpu().numpy().tobytes()
-    about = [IG, images.checksum, seed, getattr(model, "samples", 1), recipes.fingerprint(model)]
+    about = [ATTRIBUTIONS, IG, images.checksum, seed, getattr(model, "samples", 1), recipes.fingerprint(model)]
     about.append(hashlib.sha256(answers).hexdigest())
     about.append(
         {name: torch.as_tensor(value).tolist() for name, value in sorted(getattr(model, "interventions", {}).items())}

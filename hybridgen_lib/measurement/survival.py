@@ -132,7 +132,7 @@ class Survival:
         """How much larger ``metric`` is here than in ``other``, on the images that both have (and had right, as above).
 
         The interval is a bootstrap over images, both models meeting the same ones; that of a share as in
-        :func:`paired_difference`. NaN stands for a median, or an end, that is not known.
+        :func:`paired_difference`. NaN stands for a median, or an end, that is not known, and for a mean where no image fell.
         """
         check_choice(metric, "metric", self.metrics)
         mine, theirs = _shared(self, other)
@@ -142,6 +142,8 @@ class Survival:
             return Estimate(math.nan, math.nan, math.nan, 0)
         if metric.endswith("_reached"):
             return _paired_mean(mine.reached[rows].double() - theirs.reached[rows].double(), 1.0)
+        if metric == self.quantity and not (mine.reached[rows] | theirs.reached[rows]).any():
+            return Estimate(math.nan, math.nan, math.nan, n)  # all that is known is that both lie beyond the limit
         value, drawn = (mine._ahead(theirs, metric, rows, w) for w in (torch.ones(1, n).double(), _resamples(n)))
         ends = (torch.where(drawn.isnan(), end, drawn) for end in (-torch.inf, torch.inf))
         return Estimate(_finite(value.item()), *_percentiles(*ends), n)

@@ -117,13 +117,18 @@ class VaeClassifier(StochasticClassifier):
 
     Images (B, channels, H, W) -> log p(y|z) (B, C) for one draw of z ~ q(z|x). All of it is trained by cross-entropy, so
     nothing keeps the code a Normal one: the document takes the encoder, not the divergence.
+
+    Its released notebook, with a convolutional encoder, draws in training only and classifies the mean code afterwards. Its
+    text samples, and so does this one.
     """
 
     score_kind = "log_conditional"
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int, *, hidden: int, code: int, seed: int = 0):
         super().__init__(seed)
-        self.encoder = GaussianFactor({"x": hidden}, [hidden], code, DenseTrunk(image_shape, hidden))
+        check_sizes(hidden=hidden, code=code)
+        check_number(classes, "classes", low=2, integer=True)
+        self.encoder = GaussianFactor({"x": hidden}, [hidden], code, DenseTrunk(check_image_shape(image_shape), hidden))
         self.head = nn.Sequential(nn.Linear(code, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridgen_lib.classifier import check_choice, check_image_shape, check_images, check_model, check_number
+from hybridgen_lib.classifier import check_choice, check_image_shape, check_images, check_model, check_number, evaluating
 
 __all__ = ["AlexNet", "FeatureTap", "Vgg", "WideResNet", "features_of", "headless", "resnet"]
 
@@ -54,9 +54,9 @@ def _checked(image_shape: tuple[int, int, int], classes: int) -> None:
 class Vgg(NamedLayers):
     """VGG16 or VGG19 with batch normalisation: images (B, channels, H, W) -> logits (B, C).
 
-    The layers are torchvision's (Simonyan and Zisserman 2015, configurations D and E). Two things differ: pools round up, so
-    that images of 28 pixels pass through all five, and the dense layers have 512 units in place of 4,096, since one pixel is
-    left of a small image by then.
+    The convolutions are torchvision's (Simonyan and Zisserman 2015, configurations D and E). Pools round up, so that images of
+    28 pixels pass through all five. One pixel is left of a small image by then, so nothing is pooled to 7 x 7, and the dense
+    layers have 512 units in place of 4,096, with batch normalisation in place of dropout.
 
     Its layers have names: ``conv1`` to ``conv13`` (or ``conv16``), ``pool1`` to ``pool5``, ``dense1``, ``dense2``, ``logits``.
     A convolution and a dense layer are named with their normalisation and ReLU.
@@ -287,6 +287,8 @@ class FeatureTap(nn.Module):
         Raises ``ValueError`` if all features are zero.
         """
         check_images(x)
+        if not len(x):
+            raise ValueError("x must hold one image or more, got none")
         self.scale.fill_(1.0)
         features, squares = x.new_empty(len(x), self(x[:1]).shape[1]), 0.0
         for start in range(0, len(x), 500):
@@ -301,5 +303,7 @@ class FeatureTap(nn.Module):
 @torch.no_grad()
 def features_of(tap: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """F, how many numbers a tap makes of an image of this shape."""
+    check_image_shape(image_shape)
     like = next(itertools.chain(tap.parameters(), tap.buffers()), torch.zeros(()))
-    return tap(like.new_zeros(1, *image_shape)).shape[1]
+    with evaluating(tap):
+        return tap(like.new_zeros(1, *image_shape)).shape[1]

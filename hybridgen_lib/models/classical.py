@@ -28,7 +28,7 @@ class GaussianNaiveBayes(nn.Module):
     :meth:`fit` all alike: ``means`` and ``log_variances`` (C, D) for D pixels; and the buffer ``log_prior`` (C,).
 
     Source: zoo, equation 3. Its released code binarises the image first and passes the variance where a standard deviation
-    belongs: ``reproduce.zoo.released_naive_bayes``.
+    belongs: ``reproduce.zoo.released_naive_bayes``. The document leaves the prior out, as all digits are about as frequent.
 
     Raises ``ValueError`` if ``classes`` < 2 or ``image_shape`` is not (channels, H, W).
     """

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from hybridgen_lib.classifier import check_choice, check_number, check_sizes
+from hybridgen_lib.classifier import check_choice, check_image_shape, check_number, check_sizes
 from hybridgen_lib.models.backbones import features_of
 from hybridgen_lib.models.latent import LatentVariableClassifier
 from hybridgen_lib.models.networks import (
@@ -117,6 +117,7 @@ def causal_head(
     check_number(classes, "classes", low=2, integer=True)
     check_number(pixel_sigma, "pixel_sigma", low=1e-6)
     check_number(feature_sigma, "feature_sigma", low=1e-6)
+    check_image_shape(image_shape)
     learned = check_choice(scales, "scales", ("fixed", "learned")) == "learned"
     pixels, features = math.prod(image_shape), features_of(tap, image_shape)
     seen = {"x1": pixels, "x2": features, "y": classes}
@@ -151,6 +152,7 @@ def deep_cama(
     """
     check_sizes(width=width, hidden=hidden, code=code, manipulation=manipulation)
     check_number(classes, "classes", low=2, integer=True)
+    check_image_shape(image_shape)
     seen = {"x": hidden, "y": classes, "m": manipulation}
     networks = {
         "p(z)": StandardNormal(code),

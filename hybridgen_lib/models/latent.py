@@ -71,7 +71,7 @@ class LatentVariableClassifier(StochasticClassifier):
         _check_parts(model, guide, networks, self.observed, deterministic, classes, samples)
         self.model, self.guide = model, guide
         self.interventions: dict[str, float | Tensor] = {}
-        self.classes, self.samples = classes, samples
+        self.classes, self.samples = int(classes), int(samples)
         self.score_kind = "log_conditional" if model.given else "log_joint"
         self.networks = nn.ModuleDict(networks)
         self.deterministic = nn.ModuleDict(deterministic)
@@ -87,9 +87,12 @@ class LatentVariableClassifier(StochasticClassifier):
     ) -> Tensor:
         """Scores (B, k) of the classes (B, k) only, at k/C of the cost, with the noise that all classes would share.
 
-        ``samples``, by default K, is for a rougher and cheaper look.
+        ``samples``, by default K, is for a rougher and cheaper look. Raises ``ValueError`` for classes that are none.
         """
         samples = self.samples if samples is None else check_number(samples, "samples", low=1, integer=True)
+        if classes.ndim != 2 or len(classes) not in (1, len(x)) or not classes.shape[1] or classes.dtype != torch.long:
+            wanted = f"int64 ({len(x)}, k) or (1, k), k >= 1"
+            raise ValueError(f"classes must be {wanted}, got {classes.dtype} {tuple(classes.shape)}")
         if classes.numel() and not 0 <= classes.min() <= classes.max() < self.classes:
             raise ValueError(f"classes must be in 0..{self.classes - 1}, got {classes.min().item()} to {classes.max().item()}")
         return self._scores(x, self._one_hot(x)[classes], samples, generator)
@@ -105,10 +108,10 @@ class LatentVariableClassifier(StochasticClassifier):
         drops out, p(m) and q(m|.) both (Pearl 2009, section 3.2). ``y``, a class, is for :meth:`sample` alone. Raises
         ``ValueError`` for another name, and for a value that is none.
         """
-        for name, value in values.items():
+        for name, value in list(values.items()):
             check_choice(name, "variable", [*self.guide.variables, "y"])
             if name == "y":
-                check_number(value, "y", low=0, high=self.classes - 1, integer=True)
+                values[name] = check_number(value, "y", low=0, high=self.classes - 1, integer=True)
             elif isinstance(value, Tensor):
                 dims = self.networks[str(self.guide.factor_of(name))].dims
                 if value.shape not in ((), (dims,)) or not value.isfinite().all():
@@ -138,6 +141,8 @@ class LatentVariableClassifier(StochasticClassifier):
         if "y" in self.interventions:
             raise ValueError("y is set by an intervention: such a model draws images and has no scores for classes")
         samples, images, classes = len(next(iter(noise.values()))), len(x), y.shape[1]
+        if not images:
+            return x.new_zeros(samples, 0, classes)
         recompute = torch.is_grad_enabled() and samples * images * classes > MEMORY_SIZE
         size = _pass_size(x.device)
         k = min(samples, size)

@@ -187,7 +187,7 @@ class ImageFactor(nn.Module):
         pixels: nn.Module | None = None,
     ):
         super().__init__()
-        channels, height, rows = image_shape
+        channels, height, rows = check_image_shape(image_shape)
         plan = [(height, rows)]
         for _ in range(3):
             plan.append((-(-plan[-1][0] // 2), -(-plan[-1][1] // 2)))
@@ -215,7 +215,7 @@ class DenseImageFactor(nn.Module):
 
     def __init__(self, sizes: dict[str, int], image_shape: tuple[int, int, int], hidden: int = 500):
         super().__init__()
-        self.image_shape = tuple(image_shape)
+        self.image_shape = check_image_shape(image_shape)
         self.dense = ConditionalMLP(sizes, [hidden], math.prod(image_shape))
         self.pixels = NormalPixels()
 

@@ -29,7 +29,7 @@ class NormalPixels(nn.Module):
 
     def __init__(self, sigma: float = DEEP_BAYES_SIGMA):
         super().__init__()
-        self.sigma = sigma
+        self.sigma = check_number(sigma, "sigma", low=1e-6)
 
     def forward(self, logits: Tensor) -> Distribution:
         return PixelNormal(torch.sigmoid(logits), self.sigma)

@@ -11,6 +11,7 @@ than hidden units, that is less work; the number is the same up to rounding, som
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from hybridgen_lib.classifier import check_number
 from hybridgen_lib.models.pixels import PixelNormal
 
 __all__ = ["LinearNormal", "NormalFeatures"]
@@ -35,7 +37,7 @@ class NormalFeatures(nn.Module):
 
     def __init__(self, sigma: float):
         super().__init__()
-        self.sigma = sigma
+        self.sigma = check_number(sigma, "sigma", low=1e-6)
         self._seen: tuple[Tensor, int, Tensor, Tensor] | None = None  # a weight, its version, a sample of it, W'W
 
     def forward(self, h: Tensor, weight: Tensor, bias: Tensor) -> Distribution:
@@ -48,10 +50,10 @@ class NormalFeatures(nn.Module):
 
     def _gram(self, weight: Tensor) -> Tensor:
         """W'W, made once for a weight. Its storage is kept, so its address is nobody else's; a change in place counts up, and
-        one through ``.data``, which does not, shows in a sample of the entries."""
+        one that does not, through ``.data`` or by a fused optimiser, shows in a sample of the entries."""
         if weight.is_inference() or torch.is_inference_mode_enabled():  # has no version, or what is kept could not be used
             return weight.T @ weight
-        sample = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLE)]
+        sample = weight.detach().flatten()[_places(weight.numel()).to(weight.device)]
         if self._seen is not None:
             known, version, before, gram = self._seen
             same = (known.data_ptr(), known.dtype, version) == (weight.data_ptr(), weight.dtype, weight._version)
@@ -59,6 +61,12 @@ class NormalFeatures(nn.Module):
                 return gram
         self._seen = (weight.detach(), weight._version, sample.clone(), weight.T @ weight)
         return self._seen[3]
+
+
+@functools.cache
+def _places(entries: int) -> Tensor:
+    """Where a weight is looked at: at random, as in steps one might meet the same unit again and again, and it may be dead."""
+    return torch.randint(entries, (SAMPLE,), generator=torch.Generator().manual_seed(entries))
 
 
 class LinearNormal(Distribution):

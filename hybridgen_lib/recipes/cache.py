@@ -90,7 +90,7 @@ def build(
     """
     name, changes = _with_changes(name, changes)
     settings = _settings(name, profile, changes, data)
-    check_number(seed, "seed", low=0, integer=True)
+    seed = check_number(seed, "seed", low=0, integer=True)
     check_number(classes, "classes", low=2, integer=True)
     check_image_shape(image_shape)
     with torch.random.fork_rng(devices=[]):
@@ -108,7 +108,8 @@ def cache_path(
 ) -> Path:
     """Where ``trained`` keeps this model: in ``folder``, else under ``HYBRIDGEN_CACHE``, by default ``build/models``."""
     name, changes = _with_changes(name, changes)
-    settings = _settings(name, profile, changes, data.name)
+    seed = check_number(seed, "seed", low=0, integer=True)
+    settings = _settings(name, profile, changes, _image_data(data).name)
     parts = [name, RECIPES[name].version, settings, data.checksum, seed]
     if "backbone" in settings:
         parts.append(cache_path(settings["backbone"], data, profile, seed, width=settings["width"]).stem)
@@ -130,19 +131,26 @@ def fingerprint(model: nn.Module) -> str:
 def _images(data, root) -> datasets.ImageData:
     if isinstance(data, str):
         return datasets.load(data, root)
+    return _image_data(data, "the name of a data set or an ImageData")
+
+
+def _image_data(data, wanted: str = "an ImageData") -> datasets.ImageData:
     if not isinstance(data, datasets.ImageData):
-        raise ValueError(f"data must be the name of a data set or an ImageData, got {type(data).__name__}")
+        raise ValueError(f"data must be {wanted}, got {type(data).__name__}")
     return data
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """``"auto"`` is the GPU where torch finds one, else the CPU."""
+    """``"auto"`` is the GPU where torch finds one, else the CPU. Raises ``ValueError`` for a device that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
-    except RuntimeError as error:
+        place = torch.device(device)
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must be auto, cpu or cuda, got {device!r}") from error
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device must be one that is there: torch finds {torch.cuda.device_count()} GPUs, got {device!r}")
+    return place
 
 
 def trained(
@@ -161,18 +169,21 @@ def trained(
         name: a recipe, such as ``"gfz"`` (``RECIPES`` lists them), with changes or without: ``"gfz@code=16"``.
         data: a data set by name, or one already loaded.
         profile: ``"quick"``, ``"cpu"`` or ``"paper"``.
+        seed: of its first weights and of its training.
         root: where the data set lies (see :func:`hybridgen_lib.data.load`).
+        device: see :func:`choose_device`.
         folder: where the model is kept, and what it stands on, by default in the cache.
         changes: settings of the recipe to change, such as ``code=16``; they enter the key of the cache.
 
-    A killed training leaves a checkpoint of its last epoch; the next call goes on from there.
+    A killed training leaves a checkpoint of its last epoch; the next call goes on from there. Raises ``ValueError``, before
+    data are read, for an argument that is none.
     """
     name, changes = _with_changes(name, changes)
     _settings(name, profile, changes)  # a wrong argument is named before data are read
-    check_number(seed, "seed", low=0, integer=True)
+    seed = check_number(seed, "seed", low=0, integer=True)
+    place = choose_device(device)
     images = _images(data, root)
     settings = _settings(name, profile, changes, images.name)
-    place = choose_device(device)
     model = build(name, images.train_x.shape[1:], len(images.classes), profile, seed, images.name, **changes)
     path = cache_path(name, images, profile, seed, folder, **changes)
     if not path.exists():

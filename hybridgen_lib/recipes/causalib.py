@@ -99,9 +99,14 @@ def _recipe(network: str, way: str) -> Recipe:
     PGD gets 10 epochs. The others are narrow there. ``quick`` (ours): few units, 15 epochs from 1e-3, batches of 64.
 
     The dense network has layers of 1024 (the released code's), the code 256 dimensions and 12 draws (likewise). VIB has alpha
-    0.01, CausalIB alpha = beta = 0.05 and L1 (section 4.4). Smoothing: sigma 0.25 and 10 copies; CiiV: nine gazes; mixup:
-    Beta(1, 1): all three from the code released with CiiV. Adversarial training: FGSM with a random start and a step of 1.25
-    eps (Wong et al. 2020), PGD of 20 steps, at the radius that is then attacked.
+    0.01, CausalIB alpha = beta = 0.05 and L1 (section 4.4). The text is followed where that code has something else: a hidden
+    layer in front of the mean and the spread, no softplus, pixels in [-1, 1], the mean of logits, and CiiV's distance between
+    draws in place of equations 9 and 10.
+
+    Smoothing: sigma 0.25 and 10 copies; CiiV: nine gazes; mixup: Beta(1, 1): all three from the code released with CiiV.
+    Adversarial training: FGSM with a random start and a step of 1.25
+    eps (Wong et al. 2020; the document trains with the one step of its attack, without a start), PGD of 20 steps, at the
+    radius that is then attacked.
     """
     grey = network == "mlp"
     common = dict(WAYS[way])

@@ -153,7 +153,8 @@ def _build_deep_bayes(name: str, s: dict, image_shape: tuple[int, int, int], cla
 
 def _cama_recipe() -> Recipe:
     """Deep CAMA on clean images with m = 0, as `hybrid` trains. Codes of 64 and 32 are those of a port of it
-    (github.com/hee-suk-yoon/DeepCAMA, for MNIST); networks and schedule are GFZ's, at ``cpu`` with 60 epochs (ours)."""
+    (github.com/hee-suk-yoon/DeepCAMA, for MNIST), and so are batches of 128; networks and schedule are GFZ's, at ``cpu`` with
+    60 epochs (ours)."""
     common = {"hidden": 500, "code": 64, "manipulation": 32, "training_m": "zero"}
     small = {"width": 32, "learning_rate": 1e-3, "final_learning_rate": 1e-4}
     return Recipe(

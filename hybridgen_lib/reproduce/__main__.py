@@ -3,7 +3,7 @@
 import argparse
 
 from hybridgen_lib import results
-from hybridgen_lib.reproduce import DOCUMENTS, reproduce
+from hybridgen_lib.reproduce import DOCUMENTS, reproduce, result_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -16,6 +16,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         wanted = [options.measurement] if options.measurement else DOCUMENTS[options.document].ways(options.model)
+        for measurement in wanted:  # whatever is no job is named before the first one runs
+            result_of(options.document, options.model, measurement, options.profile, options.seed)
     except ValueError as error:
         parser.error(str(error))
     for measurement in wanted:

@@ -105,7 +105,8 @@ def _measurements() -> dict[str, Measurement]:
         key = published | {"attack": one, "steps": 1 if one == "fgsm" else STEPS, "reading": SMALLEST}
         told = {"limit": LIMITS[norm], **SEARCH}
         ways[f"proximity-{norm}"] = Measurement(key, told | {"loss": "ce"}, partial(_published_distance, norm))
-        told = told | {"loss": "best of ce and margin", "steps": MARGIN_STEPS, "cw": CW if norm == "l2" else {}}
+        told = told | {"loss": "best of ce and margin", "steps": MARGIN_STEPS}
+        told = told | ({"cw where one answer needs one sample": CW} if norm == "l2" else {})
         ways[f"proximity-{norm}-adaptive"] = Measurement(adaptive, told, partial(_nearest, norm))
         for eps in EPSILONS:
             told, reading = {"eps": eps, "step_size": STEP * eps}, _reading(norm, eps)

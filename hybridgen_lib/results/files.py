@@ -70,7 +70,8 @@ def record(
     settings: Mapping | None = None,
     **key,
 ) -> Path:
-    """Write one run to its file (to a temporary name first) and return the path. The same key replaces the earlier run.
+    """Write one run to its file (to a temporary name first) and return the path. The same key replaces the earlier run;
+    another key that would have the same file is refused.
 
     Args:
         outcomes: what happened to each image, a number for each, or distances between sets of images. Outcomes of an attack
@@ -97,7 +98,18 @@ def record(
     }
     content = {"key": key, "provenance": provenance, "rows": rows_of(outcomes), "outcomes": outcomes.to_dict()}
     lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'), allow_nan=False)}" for k, v in content.items())
-    return _write(folder(root) / file_of(key), "{" + lines + "}\n")
+    path = folder(root) / file_of(key)
+    if path.exists():
+        _check_same(json.loads(path.read_text())["key"], key, path)
+    return _write(path, "{" + lines + "}\n")
+
+
+def _check_same(there: Mapping, key: Mapping, path: Path) -> None:
+    """``chapter`` and ``stand_in`` say where a run is shown, not which it is."""
+    apart = [name for name in key if name not in ("chapter", "stand_in") and there.get(name) != key[name]]
+    if apart:
+        said = ", ".join(f"{name} {there.get(name)!r} there, {key[name]!r} now" for name in apart)
+        raise ValueError(f"key must be that of the run in {path.name}, which it would replace; it has {said}")
 
 
 def record_report(table: pd.DataFrame, root: str | Path | None = None, *, data: ImageData, device: str = "cpu", **key) -> Path:
@@ -112,7 +124,9 @@ def record_report(table: pd.DataFrame, root: str | Path | None = None, *, data: 
 
 def reports(root: str | Path | None = None) -> pd.DataFrame:
     """Every recorded masking report: columns sign, value, passes, verdict, meaning, n, its key and provenance."""
-    tables = [pd.read_csv(path) for path in sorted(folder(root).rglob("*.csv")) if not path.name.startswith(".")]
+    as_written = {"dtype": {"chapter": str}, "keep_default_na": False, "na_values": {"value": [""]}}
+    paths = (path for path in sorted(folder(root).rglob("*.csv")) if not path.name.startswith("."))
+    tables = [pd.read_csv(path, **as_written) for path in paths]
     empty = pd.DataFrame(columns=["sign", "value", "passes", "verdict", "meaning", "n", *_REPORT_KEY])
     return pd.concat(tables, ignore_index=True) if tables else empty
 
@@ -131,7 +145,7 @@ def _provenance(data: ImageData, device: str) -> dict:
     return {
         "version": __version__,
         **code_version(),
-        "device": str(device),
+        "device": str(device) + (f", {torch.cuda.get_device_name(device)}" if str(device).startswith("cuda") else ""),
         "torch": torch.__version__,
         "data_checksum": data.checksum,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

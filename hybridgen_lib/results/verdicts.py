@@ -247,5 +247,5 @@ def scoreboard(document: str | None = None, chapter: str | None = None, root: st
             rows += [{"at": i, **row} for row in _score(items, claim, protocol)]
     blank = {"protocol": "", "profile": "", "seed": math.nan, "by": "", "ours": math.nan, "low": math.nan, "high": math.nan}
     blank |= {"n": math.nan, "verdict": "", "stand_in": "", "reason": ""}
-    ours = pd.DataFrame([blank | row for row in rows]).astype({"seed": "Int64", "n": "Int64"})
+    ours = pd.DataFrame([blank | row for row in rows], columns=["at", *blank]).astype({"seed": "Int64", "n": "Int64"})
     return table.drop(columns="reason").merge(ours, left_index=True, right_on="at").drop(columns="at").reset_index(drop=True)

@@ -61,8 +61,8 @@ def fit(
 
     Raises ``ValueError`` for bad arguments before any work, and ``FloatingPointError`` if the objective stops being finite.
     """
-    check_number(epochs, "epochs", low=0, integer=True)
-    check_number(batch_size, "batch_size", low=1, integer=True)
+    epochs = check_number(epochs, "epochs", low=0, integer=True)
+    batch_size = check_number(batch_size, "batch_size", low=1, integer=True)
     check_number(learning_rate, "learning_rate", low=0)
     check_number(peak, "peak", low=0, high=1)
     if select is not None and not callable(select):
@@ -77,7 +77,9 @@ def fit(
     y = y.to(device, torch.long)
     # fused: one pass over the weights a step where the default makes many, a sixth of a dense network's time (benchmarks)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
-    history, best = _resume(checkpoint, model, optimizer)
+    run = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "final": final, "peak": peak}
+    run |= {"seed": int(seed), "count": count}
+    history, best = _resume(checkpoint, model, optimizer, run)
     steps = -(-count // batch_size)
     if steps > 1 and count % batch_size == 1:
         steps -= 1  # batch normalisation has no variance of one image; the last batch takes it
@@ -107,7 +109,7 @@ def fit(
                 best = {"value": value, "model": {name: part.clone() for name, part in model.state_dict().items()}}
         if checkpoint is not None:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "best": best}
-            save_atomically(state, checkpoint)
+            save_atomically({**state, "run": run}, checkpoint)
     bar.close()
     if best is not None:
         model.load_state_dict(best["model"])
@@ -122,7 +124,8 @@ def _global_noise(seed: int, device: torch.device):
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU
         if on_gpu:
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 
@@ -161,11 +164,14 @@ def _batch(x: Tensor | dict[str, Tensor], rows: Tensor) -> Tensor | dict[str, Te
     return x[rows].float() / 255 if x.dtype == torch.uint8 else x[rows]
 
 
-def _resume(checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list[float], dict | None]:
+def _resume(checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict) -> tuple[list[float], dict | None]:
     """The history and the best epoch so far; the model and the optimizer are put back where the checkpoint left them."""
     if checkpoint is None or not Path(checkpoint).exists():
         return [], None
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if (before := state.get("run", run)) != run:
+        apart = ", ".join(f"{name} {before.get(name)}, now {run[name]}" for name in run if before.get(name) != run[name])
+        raise ValueError(f"checkpoint must be of the same training: {checkpoint} is of another one, with {apart}")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return list(state["history"]), state.get("best")

@@ -42,7 +42,7 @@ def shifted_and_mirrored(objective: Objective, pixels: int, mirror: bool = True)
 
     The edge is filled with black. This is the augmentation with which CIFAR-10 is trained (He et al. 2016, section 4.2).
     """
-    check_number(pixels, "pixels", low=0, integer=True)
+    pixels = check_number(pixels, "pixels", low=0, integer=True)
 
     def wrapped(model: nn.Module, x: Tensor, y: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         count, _, height, width = x.shape

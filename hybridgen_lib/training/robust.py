@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 
 from hybridgen_lib.attacks import pgd
 from hybridgen_lib.attacks.balls import Ball
-from hybridgen_lib.classifier import ask, check_choice, check_images, check_labels, check_number
+from hybridgen_lib.classifier import IMAGES_PER_PASS, ask, check_choice, check_images, check_labels, check_number
 from hybridgen_lib.training.loop import Objective, Selection
 from hybridgen_lib.training.objectives import cross_entropy
 
@@ -28,9 +28,10 @@ def adversarial(ball: Ball, *, steps: int, step_size: float | None = None, warm_
     """Mean cross-entropy in nats of images that are attacked first: the min-max problem of Madry et al. (2018, eq. 2.1).
 
     The inner maximum is PGD on the cross-entropy: a random start in ``ball``, ``steps`` steps of ``step_size`` (by default 2.5
-    eps / steps), all of them for every image. Over the first ``warm_up`` share of training eps, and the step with it, grow
-    from 0 in a line (ours): a large ball leaves a fresh model little to learn from. With a single step a model can end up
-    robust to that step alone ("catastrophic overfitting"; Wong, Rice and Kolter 2020).
+    eps / steps), all of them for every image; the few whose loss is no higher at the end are trained on clean. Over the first
+    ``warm_up`` share of training eps, and the step with it, grow from 0 in a line (ours): a large ball leaves a fresh model
+    little to learn from. With a single step a model can end up robust to that step alone ("catastrophic overfitting"; Wong,
+    Rice and Kolter 2020).
     """
     _check_attack(ball, steps, step_size)
     check_number(warm_up, "warm_up", low=0, high=1)
@@ -56,10 +57,10 @@ def clean_and_attacked(x: Tensor, y: Tensor, ball: Ball, *, steps: int, step_siz
 
     def select(model: nn.Module) -> float:
         generator, right = torch.Generator().manual_seed(0), 0.0
-        for a, b in zip(x.split(500), y.split(500), strict=True):
+        for a, b in zip(x.split(IMAGES_PER_PASS), y.split(IMAGES_PER_PASS), strict=True):
             attacked = pgd(model, a, b, ball, steps=steps, step_size=step_size, generator=generator)
             with torch.no_grad():
-                right += sum((model(images).argmax(1) == b).sum().item() for images in (a, attacked))
+                right += sum((ask(model, images, generator).argmax(1) == b).sum().item() for images in (a, attacked))
         return right / (2 * len(x))
 
     return select
