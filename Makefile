@@ -16,8 +16,10 @@ help:
 
 env: .venv/ready
 
-.venv/ready: pyproject.toml constraints.txt
-	test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; }
+.venv/bin/uv:
+	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv
+
+.venv/ready: pyproject.toml constraints.txt | .venv/bin/uv
 	$(UV) install --compile-bytecode --constraints constraints.txt --group dev --editable . && touch $@
 
 book: env
@@ -38,6 +40,5 @@ bench: env
 reproduce: env
 	$(GRAPH) reproduce --config profile=$(PROFILE) seed=$(SEED)
 
-constraints:
-	test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; }
+constraints: .venv/bin/uv
 	$(UV) compile -q --universal --python-version 3.11 --group dev --no-annotate --no-header pyproject.toml -o constraints.txt

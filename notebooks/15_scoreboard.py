@@ -278,7 +278,7 @@ assert 0.25 < (back.model == "gmm").mean() < 0.35
 causal = back[back.document == "causalib"]
 assert len(causal) > 0.5 * len(back)
 assert (causal.model.str.contains("ciiv|at-")).mean() > 0.7
-assert 0.15 < (on_the_left.stand_in != "").mean() < 0.25
+assert 0.17 < (on_the_left.stand_in != "").mean() < 0.25
 
 # %% tags=["recorded"]
 on_the_right = dots[dots.protocol == "adaptive"]
